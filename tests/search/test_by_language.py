@@ -35,6 +35,7 @@ from adaptermix.search.routes import Evidence
 from adaptermix.search.routes import Route as Chosen
 from adaptermix.search.run import search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
+from adaptermix.tasks.massive import Massive
 from adaptermix.tasks.metrics.significance import Difference, Interval
 
 
@@ -382,6 +383,10 @@ def test_a_family_that_was_changed_or_is_forced_is_chosen_again(monkeypatch, tmp
     settings = family_settings(model_dir, data, family)
     done = "this search was already complete"
     assert search_by_language(paths, settings).notes[-1].startswith(done)
+    with monkeypatch.context() as patched:
+        patched.setattr(Massive, "definition", "the task's file was changed")
+        with pytest.raises(AdaptermixError, match="family exists"):
+            search_by_language(paths, settings)
     assert search_by_language(paths, settings, force=True).notes == []
     routes = (family / "routes.toml").read_text()
     (family / "routes.toml").write_text(routes.replace("align-0.7", "task"))

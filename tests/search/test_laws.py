@@ -6,6 +6,7 @@ import shutil
 from itertools import chain
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -176,6 +177,31 @@ def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):
     halving.run(candidates, exhaustive=False)
     seen = sorted(entry.answered for entry in halving.entries.values())
     assert seen == [32] * 8 + [64] * 4 + [128] * 4  # more in every round
+
+
+def test_answers_in_two_rounds_are_those_of_one(monkeypatch, tmp_path):
+    """In the order of the examples, by which candidates are compared."""
+    found = []
+    for shares in ((0.25, 1.0), (1.0,)):
+        halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+        entry = halving.enter(candidates[2])
+        for share in shares:
+            halving.show([entry], share)
+        found.append(np.concatenate(entry.statistics))
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_candidate_that_has_answered_everything_does_not_end_the_race(monkeypatch, tmp_path):
+    found = []
+    for is_known in (True, False):
+        halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL)
+        if is_known:
+            halving.show([halving.enter(candidates[0])], 1.0)
+        halving.run(candidates, exhaustive=False)
+        others = {candidate.name: halving.entries[candidate.name] for candidate in candidates[1:]}
+        found.append({name: entry.answered for name, entry in others.items()})
+    assert found[0] == found[1]
+    assert len({*found[0].values()}) > 1
 
 
 def test_candidates_are_compared_on_the_examples_that_both_have_seen(monkeypatch, tmp_path):

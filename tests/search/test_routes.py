@@ -88,6 +88,13 @@ def test_the_best_mean_is_taken_where_it_is_asked_for():
     assert choose_routes(task, as_good, mean, "best")["cy"].chosen is None
 
 
+def test_a_clear_loss_is_no_reason_for_a_merge():
+    task, merge = rows([1] * 60), rows([1] * 30 + [0] * 30)
+    (route,) = choose_routes({"cy": task}, {"m": {"cy": merge}}, mean, "simpler").values()
+    assert route.evidence[0].p_holm < 0.05
+    assert route.chosen is None
+
+
 def test_a_merge_with_the_same_score_is_not_the_best():
     task = {"cy": rows([0, 1])}
     assert choose_routes(task, {"0.7": task}, mean, "best")["cy"].chosen is None

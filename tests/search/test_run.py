@@ -502,7 +502,8 @@ def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters)
     folder = write_corpus(tmp_path / "corpus")
     path = folder / "massive" / "cy-GB.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(r | {"annot_utt": r["utt"]}) + "\n" for r in rows))
+    bare = (r | {"annot_utt": r["utt"]} if r["partition"] == "dev" else r for r in rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in bare))
     settings = settings_for(model_dir, folder, tmp_path / "out")
     with pytest.raises(DataError, match="dev data of cy has no gold answers"):
         search(adapters[:2], settings)
