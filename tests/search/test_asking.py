@@ -97,6 +97,8 @@ def test_answers_that_are_cut_are_noted():
     asked.outcomes([(Path("a"), items), (Path("b"), items)], None)
     cut = "2 answers of the candidates reached --max-new-tokens 7 and were cut"
     assert asked.notes_on_answers == ["a note", cut]
+    asked.outcomes([(Path("c"), items)], None)  # another round
+    assert asked.notes_on_answers == ["a note", cut.replace("2", "3")]
 
 
 def test_metrics_after_the_first_are_noted():

@@ -25,6 +25,7 @@ from adaptermix.errors import AdaptermixError, ConfigError, DataError, MissingDa
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
 from adaptermix.search.by_language import (
+    _prepare,
     _route,
     _serving_options,
     plan_by_language,
@@ -35,7 +36,6 @@ from adaptermix.search.routes import Evidence
 from adaptermix.search.routes import Route as Chosen
 from adaptermix.search.run import search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
-from adaptermix.tasks.massive import Massive
 from adaptermix.tasks.metrics.significance import Difference, Interval
 
 
@@ -377,16 +377,20 @@ def test_a_report_says_how_many_answers_were_new(monkeypatch, tmp_path, model_di
     assert counts == [(120, 0), (180, 120)]
 
 
+def test_the_engine_has_room_for_the_first_adapter_and_for_all_merges(tmp_path, model_dir):
+    """Merges may be truncated below the rank of the adapter that competes with them."""
+    data, paths = write_dev_data(tmp_path / "data", examples=4), write_adapters(model_dir, tmp_path)
+    for rank, expected in ((2, 4), (None, 8)):
+        settings = family_settings(model_dir, data, tmp_path / "family", rank=rank)
+        assert _prepare(paths, settings, False).asked.generator.limits.rank == expected
+
+
 def test_a_family_that_was_changed_or_is_forced_is_chosen_again(monkeypatch, tmp_path, model_dir):
     paths, data, family = welsh_family(monkeypatch, model_dir, tmp_path)
     use_known_effects(monkeypatch, paths[0], WELSH)
     settings = family_settings(model_dir, data, family)
     done = "this search was already complete"
     assert search_by_language(paths, settings).notes[-1].startswith(done)
-    with monkeypatch.context() as patched:
-        patched.setattr(Massive, "definition", "the task's file was changed")
-        with pytest.raises(AdaptermixError, match="family exists"):
-            search_by_language(paths, settings)
     assert search_by_language(paths, settings, force=True).notes == []
     routes = (family / "routes.toml").read_text()
     (family / "routes.toml").write_text(routes.replace("align-0.7", "task"))
