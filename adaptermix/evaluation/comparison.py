@@ -129,8 +129,8 @@ class Comparison:
         high: Upper end of the difference's interval.
         p_value: Two-sided p-value, not corrected for the number of comparisons.
         excludes_zero: Whether zero is outside the interval, which means p < 0.05.
-        p_holm: For a language, the p-value after Holm's correction over the system's languages;
-            None for groups and averages, which are not corrected.
+        p_holm: For a language, and a group of one, the p-value after Holm's correction over the
+            system's languages; None for averages, which are not corrected.
     """
 
     system: str
@@ -212,10 +212,13 @@ def compare(
 
 
 def _corrected(found: Sequence[Comparison], langs: Sequence[str]) -> list[Comparison]:
-    """Add p-values after Holm's correction over the languages of each system."""
+    """Add p-values after Holm's correction over the languages of each system.
+
+    A group of one language repeats the row of the language, so it has the same p-values.
+    """
     corrected = {}
     for system in dict.fromkeys(c.system for c in found):
         mine = [c for c in found if c.system == system and c.over in langs]
         for comparison, p_value in zip(mine, holm([c.p_value for c in mine]), strict=True):
-            corrected[system, comparison.over] = p_value
-    return [replace(c, p_holm=corrected.get((c.system, c.over))) for c in found]
+            corrected[system, *comparison.langs] = p_value
+    return [replace(c, p_holm=corrected.get((c.system, *c.langs))) for c in found]
