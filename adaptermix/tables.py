@@ -226,9 +226,25 @@ def shown(name: str, value: float, sign: str = "") -> str:
     return f"{scaled(name, value):{sign}{'.4f' if name == 'comet' else digits}}"
 
 
+def ends_shown(name: str, low: float, high: float, sign: str = "+") -> tuple[str, str]:
+    """Format the ends of an interval so that it seems to hold zero only if it does.
+
+    If zero is outside, an end that would be rounded to zero has one significant digit.
+    """
+    ends = shown(name, low, sign), shown(name, high, sign)
+    if low > 0 and not float(ends[0]):
+        return f"{scaled(name, low):{sign}.1g}", ends[1]
+    if high < 0 and not float(ends[1]):
+        return ends[0], f"{scaled(name, high):{sign}.1g}"
+    return ends
+
+
 def p_shown(p_value: float) -> str:
-    """Format a p-value, which is never 0."""
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    """Format a p-value, which is never 0, and 0.050 only if it is not below 0.05."""
+    if p_value < 0.001:
+        return "<0.001"
+    text = f"{p_value:.3f}"
+    return "<0.050" if p_value < 0.05 and text == "0.050" else text
 
 
 def counted(counts: Mapping[str, int]) -> str:

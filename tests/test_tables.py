@@ -20,7 +20,9 @@ from adaptermix.tables import (
     Cell,
     Table,
     View,
+    ends_shown,
     number_of,
+    p_shown,
     pairs,
     printable,
     ranges,
@@ -223,3 +225,33 @@ def test_only_what_is_between_0_and_1_is_shown_in_percent(name, value, title, te
     """lm-eval's metrics have any scale, and it does not say which."""
     assert (titled(name), shown(name, value, "+")) == (title, text)
     assert scaled(name, value) == (100 * value if "%" in title else value)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [
+        (0.012, 0.034, ("+1.2", "+3.4")),
+        (0.0004, 0.034, ("+0.04", "+3.4")),
+        (-0.034, -0.0000123, ("-3.4", "-0.001")),
+        (-0.0004, 0.0004, ("-0.0", "+0.0")),
+        (0.0, 0.034, ("+0.0", "+3.4")),
+    ],
+)
+def test_an_interval_without_zero_does_not_seem_to_hold_it(low, high, ends):
+    """It stands beside a star."""
+    assert ends_shown("slot_f1", low, high) == ends
+
+
+def test_the_ends_of_metrics_of_other_scales():
+    assert ends_shown("bleu", 0.04, 1.0) == ("+0.04", "+1.0")
+    assert ends_shown("comet", 0.00001, 0.1) == ("+1e-05", "+0.1000")
+    assert ends_shown("perplexity", 0.00001, 0.1) == ("+1e-05", "+0.1")
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.0004, "<0.001"), (0.0312, "0.031"), (50 / 1001, "<0.050"), (0.05, "0.050")],
+)
+def test_a_p_value_below_005_is_not_shown_as_005(p_value, text):
+    """The largest one below it of 1,000 resamples is 0.04995."""
+    assert p_shown(p_value) == text

@@ -19,6 +19,7 @@ from adaptermix.tables import (
     Table,
     View,
     counted,
+    ends_shown,
     noted,
     number_of,
     p_shown,
@@ -102,8 +103,8 @@ def difference_table(report: "EvalReport") -> Table:
 
 def difference(comparison: Comparison, metric: str, p_value: float | None = None) -> Cell:
     """Format a difference with its interval; a star marks it as significant."""
-    ends = (comparison.difference, comparison.low, comparison.high)
-    seen, low, high = (shown(metric, value, "+") for value in ends)
+    seen = shown(metric, comparison.difference, "+")
+    low, high = ends_shown(metric, comparison.low, comparison.high)
     text = f"{seen} [{low}, {high}]" + ("" if p_value is None else f" {p_shown(p_value)}")
     if comparison.is_sure:
         return Cell(f"{text} *", comparison.difference, "strong")
@@ -148,8 +149,8 @@ def _mean_cell(row: OverSeeds, metric: str) -> Cell:
 
 
 def _gain_cell(row: OverSeeds, metric: str) -> Cell:
-    values = (row.difference or 0.0, row.difference_low or 0.0, row.difference_high or 0.0)
-    gain, low, high = (shown(metric, value, "+") for value in values)
+    gain = shown(metric, row.difference or 0.0, "+")
+    low, high = ends_shown(metric, row.difference_low or 0.0, row.difference_high or 0.0)
     look: Look = "strong" if row.is_sure else ""
     return Cell(f"{gain} [{low}, {high}] {'*' if row.is_sure else ' '}", row.difference, look)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from adaptermix.adapters.systems import BASE
 from adaptermix.evaluation.comparison import ALL, Comparison
-from adaptermix.tables import shown, titled
+from adaptermix.tables import ends_shown, shown, titled
 
 _NAMED = 6  # languages in a sentence; more are counted
 
@@ -47,8 +47,7 @@ def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str, r
     outcome = "not clearly different from"
     if mean.is_sure:
         outcome = "better than" if mean.difference > 0 else "worse than"
-    ends = (mean.difference, mean.low, mean.high)
-    seen, low, high = (shown(metric, value, "+") for value in ends)
+    seen, (low, high) = shown(metric, mean.difference, "+"), ends_shown(metric, mean.low, mean.high)
     text = f"{mean.system} is {outcome} {mean.baseline}: {seen} [{low}, {high}] {points_of(metric)}"
     if len(mean.langs) < 2:
         return text

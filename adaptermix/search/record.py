@@ -18,6 +18,7 @@ from adaptermix.tables import (
     Table,
     View,
     counted,
+    ends_shown,
     noted,
     number_of,
     pairs,
@@ -47,8 +48,8 @@ def candidate_table(report: "SearchReport", *, weights: bool = False) -> Table:
             rows.append(RULE)
         score, difference = candidate.score, candidate.difference.interval
         is_winner = candidate.name == report.winner
-        ends = (difference.value, difference.low, difference.high)
-        seen, low, high = (shown(metric, value, "+") for value in ends)
+        seen = shown(metric, difference.value, "+")
+        low, high = ends_shown(metric, difference.low, difference.high)
         mixture = ", ".join(f"{weight:g}" for weight in candidate.weighting.get("weights", []))
         rows.append(
             [
@@ -280,7 +281,7 @@ def _estimate(
     sign = "+" if is_difference else ""
     says = (
         f"{shown(metric, seen.value, sign)} "
-        f"[{shown(metric, seen.low, sign)}, {shown(metric, seen.high, sign)}], "
+        f"[{', '.join(ends_shown(metric, seen.low, seen.high, sign))}], "
         + number_of(candidate.examples, "example")
         + {None: "", 0: ", dropped before round 1"}.get(left, f", dropped after round {left}")
     )

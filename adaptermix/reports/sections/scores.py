@@ -37,6 +37,7 @@ from adaptermix.tables import (
     Look,
     Row,
     Table,
+    ends_shown,
     number_of,
     p_shown,
     scaled,
@@ -101,9 +102,14 @@ class Evaluated:
         """Format a score or difference in the metric's usual notation."""
         return shown(self.metric, value, sign).replace("-", "\N{MINUS SIGN}")
 
+    def bounds(self, c: Comparison) -> list[str]:
+        """Format the ends of a comparison's interval."""
+        ends = ends_shown(self.metric, c.low, c.high)
+        return [end.replace("-", "\N{MINUS SIGN}") for end in ends]
+
     def ends(self, c: Comparison) -> str:
         """Format a comparison's interval."""
-        return f"{self.number(c.low)} to {self.number(c.high)}"
+        return " to ".join(self.bounds(c))
 
 
 def answer_section(run: Run, inspected: InspectReport | None) -> Section:
@@ -268,7 +274,7 @@ def _is_over(c: Comparison, langs: Sequence[str]) -> bool:
 
 
 def _estimate(seen: Evaluated, c: Comparison, label: str) -> Estimate:
-    says = f"{seen.number(c.difference)} [{seen.number(c.low)}, {seen.number(c.high)}]"
+    says = f"{seen.number(c.difference)} [{', '.join(seen.bounds(c))}]"
     value, low, high = (scaled(seen.metric, end) for end in (c.difference, c.low, c.high))
     return Estimate(label, value, low, high, _look(c), says, is_mean=len(c.langs) > 1)
 
