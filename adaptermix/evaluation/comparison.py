@@ -185,11 +185,17 @@ def compare(
         for system in statistics:
             if system != baseline:
                 score = macro_score([statistics[system][lang] for lang in members], value)
-                drawn_sides = zip(*(drawn[lang][system] for lang in members), strict=True)
-                first, second = (np.mean(side, axis=0) for side in drawn_sides)
+                sides = [drawn[lang][system] for lang in members]
+                first, second = (np.mean(side, axis=0) for side in zip(*sides, strict=True))
                 seen = test.procedure(*without_noise(score - reference, first - second))
-                sides = (statistics[name] for name in (system, baseline))
-                answers = differing(*([rows[lang] for lang in members] for rows in sides))
+                # Answers that differ but are wrong in both systems cannot show a difference.
+                able = [
+                    lang
+                    for lang, (one, other) in zip(members, sides, strict=True)
+                    if (one != other).any()
+                ]
+                both = (statistics[name] for name in (system, baseline))
+                answers = differing(*([rows[lang] for lang in able] for rows in both))
                 # sacreBLEU's p-values are kept if so many answers can show a difference.
                 if test.kind == "bootstrap" or least_p(answers) >= ALPHA:
                     seen = with_least_p(seen, answers)

@@ -130,6 +130,19 @@ def test_few_answers_that_differ_are_not_sure(test):
 
 
 @TESTS
+def test_answers_without_effect_on_the_score_are_no_evidence_in_an_average(test):
+    """Four answers of one language decide; those of the other are wrong in different ways."""
+    wrong = np.stack([np.zeros(50), np.ones(50)], axis=1)
+    some = wrong.copy()
+    some[:4, 0] = 1
+    others = {"base": {"en": wrong, "cy": wrong}, "other": {"en": some, "cy": wrong * [1, 2]}}
+    compared = found(others, test=test)
+    for over in ("en", ALL):
+        assert compared["other", over].p_value == pytest.approx(0.125, abs=0.02)
+        assert not compared["other", over].excludes_zero
+
+
+@TESTS
 @pytest.mark.parametrize("examples", [1, 3, 5])
 def test_sacrebleus_tests_need_six_answers_that_differ(test, examples):
     """sacreBLEU has p = 0.001 for one example, because all its resamples are the same."""
