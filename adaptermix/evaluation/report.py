@@ -1,6 +1,6 @@
 """The report of an evaluation, and how it is shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -127,7 +127,8 @@ def seed_tables(report: "EvalReport") -> list[Table]:
             means.append(RULE)
             gains.append(RULE)
         means.append([over, *(_mean_cell(found[over, system], metric) for system in systems)])
-        gains.append([over, *(_gain_cell(found[over, system], metric) for system in compared)])
+        rows = [found[over, system] for system in compared]
+        gains.append([over, *(_gain_cell(row, metric, report.langs) for row in rows)])
     seeds = ", ".join(f"{s}: {' '.join(map(str, found[ALL, s].seeds))}" for s in systems)
     note = (
         f"Seeds of {seeds}. Mean ± standard deviation over the seeds (n - 1), with the 95% "
@@ -138,7 +139,8 @@ def seed_tables(report: "EvalReport") -> list[Table]:
     tables = [Table("seeds", title, [report.row_name, *systems], means, note)]
     if compared:
         baseline = next(row.baseline for row in report.over_seeds if row.baseline)
-        title = f"difference from {baseline} over seeds, 95% interval; * excludes zero"
+        title = f"difference from {baseline} over seeds, 95% interval; * average excludes zero"
+        note += f" A single {report.row_name} has no star, because its interval is not corrected."
         tables.append(Table("seed-differences", title, ["", *compared], gains, note))
     return tables
 
@@ -148,11 +150,12 @@ def _mean_cell(row: OverSeeds, metric: str) -> Cell:
     return Cell(f"{shown(metric, row.mean)} ± {shown(metric, row.deviation)} [{ends}]", row.mean)
 
 
-def _gain_cell(row: OverSeeds, metric: str) -> Cell:
+def _gain_cell(row: OverSeeds, metric: str, langs: Sequence[str]) -> Cell:
     gain = shown(metric, row.difference or 0.0, "+")
     low, high = ends_shown(metric, row.difference_low or 0.0, row.difference_high or 0.0)
-    look: Look = "strong" if row.is_sure else ""
-    return Cell(f"{gain} [{low}, {high}] {'*' if row.is_sure else ' '}", row.difference, look)
+    is_marked = row.is_sure and (len(row.langs) > 1 or len(langs) == 1)
+    look: Look = "strong" if is_marked else ""
+    return Cell(f"{gain} [{low}, {high}] {'*' if is_marked else ' '}", row.difference, look)
 
 
 def count_table(report: "EvalReport") -> Table | None:

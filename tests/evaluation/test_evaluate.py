@@ -194,7 +194,7 @@ def test_systems_of_several_seeds_are_summed_up(tmp_path, model_dir, corpus_dir)
     titles = [part.title for part in report.view().shown if isinstance(part, Table)]
     assert [title for title in titles if "over seeds" in title] == [
         "slot F1 (%) over seeds: mean ± standard deviation, 95% interval",
-        "difference from task over seeds, 95% interval; * excludes zero",
+        "difference from task over seeds, 95% interval; * average excludes zero",
     ]
 
 

@@ -121,7 +121,7 @@ def tables_of(record):
     def over_seeds(row):
         low, high = row["difference_low"], row["difference_high"]
         ends = f"[{percent(low, '+')}, {percent(high, '+')}]"
-        star = " *" if excludes_zero(low, high) else ""
+        star = " *" if len(row["langs"]) > 1 and excludes_zero(low, high) else ""
         return f"{percent(row['difference'], '+')} {ends}{star}"
 
     averages = {**record["group_macro"], ALL: record["macro"]}
@@ -245,7 +245,8 @@ def test_the_terminal_shows_the_tables_of_the_page_and_all_that_was_noted(evalua
         "differences": "difference from task-seed-1, 95% interval, p-value; stars after Holm's "
         "correction",
         "seeds": "slot F1 (%) over seeds: mean ± standard deviation, 95% interval",
-        "seed-differences": "difference from task over seeds, 95% interval; * excludes zero",
+        "seed-differences": "difference from task over seeds, 95% interval; "
+        "* average excludes zero",
     }
     lines = [part for part in view.shown if not isinstance(part, Table)]
     signatures = [f"slot_f1 of {lang}" for lang in record["langs"]]
