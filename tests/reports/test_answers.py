@@ -160,6 +160,20 @@ def test_the_first_plot_has_languages_sorted_in_groups(tmp_path, inspected):
     assert [row[0] for row in plot.values.rows if row] == ["en", "cy", "sw", "de", ALL, "trained"]
 
 
+def test_groups_that_the_user_chose_are_those_of_the_plot(tmp_path, inspected):
+    """The table below it has their averages; adapters that are not at hand are not known."""
+    run = evaluated(tmp_path, dict.fromkeys(LANGS, 0.1))
+    groups = {"trained": ["en", "de"], "aligned": ["cy"]}
+    report = replace(run.report, groups=groups)
+    chosen = replace(run, report=report, content={"settings": {"groups": groups}})
+    (plot,) = answer_section(chosen, inspected).plots
+    named = {str(row[0]): str(row[1]) for row in plot.values.rows if row and str(row[0]) in LANGS}
+    assert named == {"en": "trained", "de": "trained", "cy": "aligned", "sw": "other languages"}
+    of_the_task = replace(run, report=report, content={"settings": {"groups": None}})
+    (plot,) = answer_section(of_the_task, inspected).plots
+    assert "trained languages" in {str(row[1]) for row in plot.values.rows if row}
+
+
 def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}

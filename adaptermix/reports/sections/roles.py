@@ -113,24 +113,31 @@ def language_groups(
     merge: str | None,
     inspected: InspectReport | None,
     given: Mapping[str, Sequence[str]],
+    *,
+    is_chosen: bool = False,
 ) -> Groups:
     """Group the languages into trained, aligned and others, by the training of the adapters.
 
-    If that is unknown, the record's groups are used, provided that no language is in two of them;
-    otherwise there is one group without a name.
+    If that is unknown, or the user chose groups, the record's groups are used, provided that no
+    language is in two of them; otherwise there is one group without a name.
     """
+    members = [lang for group in given.values() for lang in group]
+    is_clear = len(members) == len(set(members))
     trained, aligned = _seen(_parts_of(merge, inspected))
-    if trained or aligned:
+    if (trained or aligned) and not (is_chosen and members and is_clear):
         first = [lang for lang in langs if flores_code(lang) in trained]
         second = [lang for lang in langs if lang not in first and flores_code(lang) in aligned]
         found = {"trained languages": first, "aligned languages": second}
     else:
-        members = [lang for group in given.values() for lang in group]
-        is_clear = len(members) == len(set(members))
         found = {name: list(group) for name, group in given.items()} if is_clear else {}
     rest = [lang for lang in langs if not any(lang in group for group in found.values())]
     groups = {**found, ("other languages" if any(found.values()) else ""): rest}
     return [(name, group) for name, group in groups.items() if group]
+
+
+def has_chosen_groups(record: Mapping[str, Any]) -> bool:
+    """Whether the groups of a run are its user's, not the task's."""
+    return bool(_mapping(record.get("settings")).get("groups"))
 
 
 def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, int]:

@@ -22,6 +22,7 @@ from adaptermix.plots.scales import around_zero, span_of
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.roles import (
     controls_among,
+    has_chosen_groups,
     is_known,
     is_trained,
     is_unscaled,
@@ -56,11 +57,12 @@ class Evaluated:
 
     report: EvalReport
     inspected: InspectReport | None
+    has_chosen_groups: bool = False
 
     @classmethod
     def of_run(cls, run: Run, inspected: InspectReport | None) -> "Evaluated":
         """Return a run's evaluation, with its names of adapters."""
-        return cls(run.report, named_in(run.content, inspected))
+        return cls(run.report, named_in(run.content, inspected), has_chosen_groups(run.content))
 
     @property
     def metric(self) -> str:
@@ -81,9 +83,11 @@ class Evaluated:
 
     @property
     def groups(self) -> list[tuple[str, list[str]]]:
-        """The languages grouped by their role in training."""
-        report = self.report
-        return language_groups(report.langs, self.merge, self.inspected, report.groups)
+        """The languages in the user's groups, or else grouped by their role in training."""
+        report, is_chosen = self.report, self.has_chosen_groups
+        return language_groups(
+            report.langs, self.merge, self.inspected, report.groups, is_chosen=is_chosen
+        )
 
     @property
     def interval(self) -> str:
