@@ -174,6 +174,14 @@ def test_groups_that_the_user_chose_are_those_of_the_plot(tmp_path, inspected):
     assert "trained languages" in {str(row[1]) for row in plot.values.rows if row}
 
 
+def test_the_precision_of_equal_scores_is_unknown(tmp_path):
+    run = evaluated(tmp_path, dict.fromkeys(LANGS, 0.0))
+    same = [replace(c, low=0.0, high=0.0) for c in run.report.comparisons]
+    run = replace(run, report=replace(run.report, comparisons=same))
+    facts = {fact.name: fact for fact in answer_section(run, None).facts}
+    assert facts["Precision"].text == "Unknown: the scores are equal in every resample."
+
+
 def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}

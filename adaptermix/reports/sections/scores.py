@@ -201,6 +201,8 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     if c is not None:
         half = seen.number((c.high - c.low) / 2, "")
         text = f"The average is known to ±{half} {seen.unit}; smaller effects cannot be detected."
+        if c.low == c.high:
+            text = "Unknown: the scores are equal in every resample."
         facts.append(Fact("Precision", text))
     if report.test is None:
         text = "No significance test is recorded."
