@@ -128,6 +128,7 @@ class Prompts:
 
         For tokenizer and chat template, only their presence is compared, because paths may change.
         """
+        idle = self.settings.without_effect(self.settings.model_dump(by_alias=True))
 
         def differs(field: str, before: Any) -> bool:
             now = getattr(self.settings, field)
@@ -139,7 +140,8 @@ class Prompts:
             "evaluation"
             for name, adapter in adapters.items()
             for field in ("prompt", "system_prompt", "turn_newline", "tokenizer", "chat_template")
-            if field in adapter.record.get("settings", {})
+            if field not in idle
+            and field in adapter.record.get("settings", {})
             and differs(field, adapter.record["settings"][field])
         ]
 

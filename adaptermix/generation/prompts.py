@@ -113,6 +113,8 @@ class PromptEncoder:
                     "the chat template can write today's date into prompts, so answers may differ "
                     "from day to day; to fix the date, use a file with --chat-template"
                 )
+        if turn_newline and "<|eot_id|>" not in self._answered():
+            self.note("--turn-newline has no effect: prompts have no <|eot_id|>")
         self.end_id = self._find_end(marker)
 
     @classmethod

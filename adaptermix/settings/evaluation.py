@@ -62,6 +62,12 @@ class EvalSettings(ScoredSettings):
         default=Path("eval-massive"), description="Folder to write: scores and predictions."
     )
 
+    @classmethod
+    def without_effect(cls, keys: Mapping[str, Any]) -> dict[str, str]:
+        """Return the keys that have no effect with the others, and why."""
+        of_files = {"split": "with --src"} if keys.get("src") else {}
+        return super().without_effect(keys) | of_files
+
     @model_validator(mode="before")
     @classmethod
     def _out_of_lm_eval(cls, given: Any) -> Any:

@@ -231,6 +231,14 @@ class PromptSettings(ModelSettings):
         "Llama 3.",
     )
 
+    @classmethod
+    def without_effect(cls, keys: Mapping[str, Any]) -> dict[str, str]:
+        """Return the keys that have no effect with the others, and why."""
+        if keys.get("system-prompt") is not None:
+            return {"prompt": "with --system-prompt"}
+        task = keys.get("task", "massive")
+        return {} if task == "massive" else {"prompt": f"with --task {task}"}
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, given: Any) -> Any:
@@ -396,6 +404,15 @@ class DecodingSettings(EngineSettings, PromptSettings):
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N examples of each language."
     )
+
+
+def notes_on_unused_keys(settings: Settings) -> list[str]:
+    """Return notes on options that were given, and have no effect with the others."""
+    return [
+        f"{flag_of(key)} has no effect {why}"
+        for key, why in settings.without_effect(settings.model_dump(by_alias=True)).items()
+        if key.replace("-", "_") in settings.model_fields_set
+    ]
 
 
 def notes_on_languages(settings: PromptSettings) -> list[str]:

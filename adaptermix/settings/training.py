@@ -7,7 +7,13 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
-from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
+from adaptermix.settings.shared import (
+    ModelSettings,
+    PromptSettings,
+    Settings,
+    notes_on_languages,
+    notes_on_unused_keys,
+)
 from adaptermix.settings.values import (
     Alphas,
     Columns,
@@ -120,7 +126,8 @@ class TrainSettings(ModelSettings):
             (("pool-skip",), "with --pooling last", keys.get("pooling") == "last"),
             (("stop-gradient",), "with --preserve", keys.get("preserve")),
         )
-        return {name: why for names, why, applies in unused if applies for name in names}
+        own = {name: why for names, why, applies in unused if applies for name in names}
+        return super().without_effect(keys) | own
 
     @model_validator(mode="after")
     def _parameters_have_no_dropout(self) -> Self:
@@ -429,13 +436,4 @@ def notes_on_training(settings: TrainSettings) -> list[str]:
         ]
     if isinstance(settings, TaskDataSettings) and settings.chat is None:
         notes += notes_on_languages(settings)
-    return notes + _notes_on_unused(settings)
-
-
-def _notes_on_unused(settings: TrainSettings) -> list[str]:
-    """Return notes on options that were given, and have no effect with the others."""
-    return [
-        f"--{key} has no effect {why}"
-        for key, why in settings.without_effect(settings.model_dump(by_alias=True)).items()
-        if key.replace("-", "_") in settings.model_fields_set
-    ]
+    return notes + notes_on_unused_keys(settings)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adaptermix.errors import ConfigError
-from adaptermix.settings.shared import ScorerSettings, flag_of
+from adaptermix.settings.shared import ScorerSettings, flag_of, notes_on_unused_keys
 from adaptermix.tasks.custom import CustomTask, load_task_file
 from adaptermix.tasks.massive import SYSTEM_PROMPTS, Massive
 from adaptermix.tasks.task import Task
@@ -20,7 +20,7 @@ _OF_METRICS = {
 
 
 def notes_on_unused(settings: ScorerSettings, task: Task) -> list[str]:
-    """Return notes on options of scoring that were given and have no effect on the task's scores.
+    """Return notes on options that were given and have no effect on the task's prompts or scores.
 
     Args:
         settings: The options.
@@ -32,10 +32,11 @@ def notes_on_unused(settings: ScorerSettings, task: Task) -> list[str]:
         unused.add("scorer")
     if task.name != "wmt23":
         unused |= {"src", "ref"}
-    return [
+    of_scoring = [
         f"{flag_of(option)} has no effect on {', '.join(names)} of {task.name}"
         for option in sorted(unused & settings.model_fields_set)
     ]
+    return notes_on_unused_keys(settings) + of_scoring
 
 
 def make_task(

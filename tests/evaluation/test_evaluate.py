@@ -416,7 +416,7 @@ def test_a_plan_says_what_the_servers_and_the_adapters_need(
         plan(settings.model_copy(update={"max_new_tokens": answers + 1}))
 
 
-SAME = {"prompt": "paper", "system_prompt": "", "turn_newline": False}
+SAME = {"prompt": "paper", "system_prompt": None, "turn_newline": False}
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ SAME = {"prompt": "paper", "system_prompt": "", "turn_newline": False}
     ],
 )
 def test_every_difference_of_the_prompt_is_noted(model_dir, corpus_dir, before, names):
-    settings = eval_settings(model_dir, corpus_dir, "out")
+    settings = eval_settings(model_dir, corpus_dir, "out", system_prompt=None)
     adapters = {"one": SimpleNamespace(record={"settings": before})}
     notes = Prompts(settings, None, None, [], ()).notes_on(adapters)
     assert [note.split(" different ")[1].split(" than ")[0] for note in notes] == names
@@ -442,6 +442,9 @@ def test_every_difference_of_the_prompt_is_noted(model_dir, corpus_dir, before, 
         *(name for name in names if name not in ("tokenizer", "chat template")),
         *moved,
     ], "paths may change"
+    for unused in ({"task": "uner"}, {"system_prompt": ""}):
+        notes = Prompts(settings.model_copy(update=unused), None, None, [], ()).notes_on(adapters)
+        assert not any("different prompt" in note for note in notes), "it has no effect"
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
@@ -532,6 +535,27 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
 def test_an_option_of_scoring_without_effect_is_noted(tmp_path, model_dir, corpus_dir):
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", match="offsets")
     assert plan(settings).notes == ["--match has no effect on slot_f1 of massive"]
+
+
+def test_an_option_of_prompts_without_effect_is_noted(tmp_path, model_dir):
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nmetrics = ["chrf"]\nprompt = "{a}"\nanswer = "b"\n'
+        '[files]\ntest = "rows.jsonl"\n'
+    )
+    (tmp_path / "rows.jsonl").write_text('{"a": "one", "b": "eins"}\n')
+    (tmp_path / "text").write_text("one\n")
+    own = {"task": str(tmp_path / "own.toml"), "langs": ("de",), "system_prompt": None}
+    (note,) = plan(eval_settings(model_dir, None, tmp_path / "out", prompt="paper", **own)).notes
+    assert note == f"--prompt has no effect with --task {own['task']}"
+    assert plan(eval_settings(model_dir, None, tmp_path / "out", **own)).notes == []
+    files = {"src": tmp_path / "text", "ref": (tmp_path / "text",), "split": "dev"}
+    wmt = {"task": "wmt23", "langs": ("en-de",), "turn_newline": True, **files}
+    settings = eval_settings(model_dir, None, tmp_path / "out", prompt="paper", **wmt)
+    assert plan(settings).notes == [
+        "--turn-newline has no effect: prompts have no <|eot_id|>",
+        "--prompt has no effect with --system-prompt",
+        "--split has no effect with --src",
+    ]
 
 
 def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corpus_dir):

@@ -494,6 +494,9 @@ def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monke
         "--tokenize has no effect on slot_f1 of massive",
         "--trials has no effect with two adapters, unless --layer-groups is given",
     ]
+    asked = settings_for(model_dir, corpus_dir, tmp_path / "out", prompt="paper")
+    (note,) = plan_search(adapters[:2], asked).notes
+    assert note == "--prompt has no effect with --system-prompt"
     assert not any("--trials" in note for note in plan_search(adapters, settings).notes)
     assert not (tmp_path / "out").exists()
 

@@ -600,8 +600,10 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert told(pooling="last") is told(preserve=1) is told(pool_skip=2) is None
     chat = {"chat": "c.jsonl", "out": tmp_path / "new"}
     own = TRAIN_TASK.remark(TrainTaskSettings(task="uner", prompt="paper", langs="en", **chat))
-    assert re.findall("--[a-z]+", own) == "--task --chat --prompt --chat --langs --chat".split()
+    assert re.findall("--[a-z]+", own) == "--prompt --chat --task --chat --langs --chat".split()
     assert TRAIN_TASK.remark(TrainTaskSettings(system_prompt="Be brief.", **chat)) is None
+    uner = TrainTaskSettings(task="uner", prompt="paper", langs="en", out=tmp_path / "new")
+    assert TRAIN_TASK.remark(uner) == "note: --prompt has no effect with --task uner"
     joint = {"max_new_tokens": 9, "out": tmp_path / "new"}
     assert "without --stop-on score" in TRAIN_JOINT.remark(TrainJointSettings(**joint))
     assert TRAIN_JOINT.remark(TrainJointSettings(stop_on="score", **joint)) is None
