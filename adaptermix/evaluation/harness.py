@@ -137,6 +137,13 @@ class Harness:
                     if is_dev:
                         self.notes += use_dev_documents(name, task, settings.limit)
                     _prepare(task, settings)
+        if "max_new_tokens" in settings.model_fields_set and not any(
+            map(_writes, self.tasks.values())
+        ):
+            self.notes.append(
+                f"--max-new-tokens has no effect with --task {settings.task}, whose answers are "
+                "chosen, not written"
+            )
 
     @property
     def split(self) -> str:
@@ -223,11 +230,16 @@ def _prepare(task: Any, settings: ScoredSettings) -> None:
     """Configure a task as lm-eval's ``simple_evaluate`` does, and build its requests."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
-    if "max_new_tokens" in settings.model_fields_set and task.OUTPUT_TYPE == "generate_until":
+    if "max_new_tokens" in settings.model_fields_set and _writes(task):
         length = {"max_gen_toks": settings.max_new_tokens}
         task.set_config(key="generation_kwargs", value=length, update=True)
     set_seeds(task)
     task.build_all_requests(limit=settings.limit, rank=0, world_size=1)
+
+
+def _writes(task: Any) -> bool:
+    """Whether a task's answers are generated text."""
+    return bool(task.OUTPUT_TYPE == "generate_until")
 
 
 def set_seeds(task: Any) -> None:

@@ -4,13 +4,13 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from adaptermix.generation.engine import Generated
 
-_FORMAT = 3  # version of the stored rows; part of every key
+_FORMAT = 4  # version of the stored rows; part of every key
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Row:
         predicted: The answer after each of the task's filters, by filter.
         values: Metric values, by lm-eval's ``METRIC,FILTER``; those that are no numbers, such as
             NaN, are left out.
+        is_cut: Whether the answer reached the length limit.
     """
 
     output: str
     expected: str
     predicted: dict[str, str]
     values: dict[str, float]
+    is_cut: bool = False
 
     @classmethod
     def stored(cls, answer: Generated) -> "Row":
@@ -46,13 +48,55 @@ def content_key(content: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def rows_of(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return a row per example from lm-eval's samples, which are per example and filter."""
+class CutAnswers:
+    """Watches lm-eval's model, which does not say whether an answer reached the length limit.
+
+    Attributes:
+        contexts: The requests whose answers did.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        """Watch a model of lm-eval, also as its cache, which is told of each answer in turn."""
+        self.contexts: set[str] = set()
+        self._of_batch: list[bool] = []
+        self._lm, self._generate = lm, lm._model_generate
+        lm._model_generate = self._watched
+        lm.set_cache_hook(self)
+
+    def start(self) -> None:
+        """Forget all answers."""
+        self.contexts.clear()
+        self._of_batch.clear()
+
+    def add_partial(self, kind: str, request: tuple[Any, ...], answer: Any) -> None:
+        """Keep the request of an answer that reached the limit."""
+        if kind == "generate_until" and self._of_batch.pop(0):
+            self.contexts.add(request[0])
+
+    def _watched(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
+        made = self._generate(context=context, max_length=max_length, stop=stop, **options)
+        own = self._lm.model.generation_config.eos_token_id
+        ends = {self._lm.eot_token_id, *(own if isinstance(own, list) else [own])}
+        for row in made[:, context.shape[1] :].tolist():
+            text = self._lm.tok_decode(row)
+            is_ended = not ends.isdisjoint(row) or any(term and term in text for term in stop)
+            self._of_batch.append(made.shape[1] >= max_length and not is_ended)
+        return made
+
+
+def rows_of(samples: Sequence[Mapping[str, Any]], cut: Collection[str] = ()) -> list[Row]:
+    """Return a row per example from lm-eval's samples, which are per example and filter.
+
+    Args:
+        samples: The samples.
+        cut: The requests whose answers reached the length limit.
+    """
     rows: dict[int, Row] = {}
     for sample in samples:
         if sample["doc_id"] not in rows:
             output, expected = _texts(sample)
-            rows[sample["doc_id"]] = Row(output, expected, {}, {})
+            is_cut = any(asked[0] in cut for asked in sample["arguments"])
+            rows[sample["doc_id"]] = Row(output, expected, {}, {}, is_cut)
         row, filtered = rows[sample["doc_id"]], sample["filter"]
         if isinstance(response := sample["filtered_resps"][0], str):
             row.predicted[filtered] = response

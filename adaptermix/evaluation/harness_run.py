@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from adaptermix.evaluation.harness import (
     part_of,
     set_seeds,
 )
-from adaptermix.evaluation.harness_results import Row, content_key, rows_of
+from adaptermix.evaluation.harness_results import CutAnswers, Row, content_key, rows_of
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, shares_any_batch
@@ -86,6 +87,7 @@ class HarnessQuestions(Generic[S]):
         self._run = _Run(self.harness, systems)
         # IDs of examples without a value, by task and metric, then by adapter.
         self._uncounted: dict[tuple[str, str], dict[Path | None, set[str]]] = {}
+        self._cut = Counter[str]()  # answers of candidates that reached the length limit, by task
 
     @property
     def split(self) -> str:
@@ -116,7 +118,12 @@ class HarnessQuestions(Generic[S]):
             f"{key.partition(',')[0]}, because lm-eval's value is not a number"
             for (name, key), by_adapter in self._uncounted.items()
         ]
-        return [*self._run.notes, *uncounted]
+        cut = [
+            f"lm-eval task {name}: {number_of(count, 'answer')} of the candidates reached the "
+            "length limit and were cut; --max-new-tokens changes the limit"
+            for name, count in self._cut.items()
+        ]
+        return [*self._run.notes, *uncounted, *cut]
 
     def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
         """Return no notes: no adapter was trained on these prompts."""
@@ -146,7 +153,7 @@ class HarnessQuestions(Generic[S]):
             ]
             rows = iter(self._run.rows(parts, self.names, on_progress))
         found = {name: [row for _ in self.harness.tasks for row in next(rows)] for name in tested}
-        answers = [[Generated(row.output, False) for row in mine] for mine in found.values()]
+        answers = [[Generated(row.output, row.is_cut) for row in mine] for mine in found.values()]
         outcomes = {
             name: self._outcomes(staged.get(name), self.items, mine) for name, mine in found.items()
         }
@@ -165,6 +172,8 @@ class HarnessQuestions(Generic[S]):
             DataError: A task has no value of a metric for any example.
         """
         found = self._run.rows(parts, self.names, on_progress)
+        for (_, items), rows in zip(parts, found, strict=True):
+            self._cut.update(i.lang for i, row in zip(items, rows, strict=True) if row.is_cut)
         return [
             self._outcomes(adapter, items, rows)
             for (adapter, items), rows in zip(parts, found, strict=True)
@@ -281,6 +290,7 @@ class _Run:
         self.limit = RowLimit(self.rows_at_once)
         self._cache = AnswerCache(cache_folder()) if self.settings.cache else None
         self._lm: Any = None
+        self._cut: CutAnswers | None = None
         self._adapted: AdaptedModel | None = None
 
     @property
@@ -383,10 +393,11 @@ class _Run:
 
         task = self.harness.tasks[name]
         with guarded(self.settings):
-            lm = self._switched_to(adapter, on_progress)
+            lm, cut = self._switched_to(adapter, on_progress)
 
             def attempt(rows: int) -> Any:
                 set_seeds(task)
+                cut.start()
                 lm.batch_size_per_gpu = rows
                 return evaluate(
                     lm=lm,
@@ -397,13 +408,13 @@ class _Run:
 
             with of_task(name):
                 found = self.limit.run(self.rows_at_once, attempt, _refusal)
-        return rows_of(found["samples"][name])
+        return rows_of(found["samples"][name], cut.contexts)
 
-    def _switched_to(self, adapter: Path | None, on_progress: OnProgress) -> Any:
-        """Return lm-eval's model with this adapter, or with none."""
+    def _switched_to(self, adapter: Path | None, on_progress: OnProgress) -> tuple[Any, CutAnswers]:
+        """Return lm-eval's model with this adapter, or with none, and what watches it."""
         from lm_eval.models.huggingface import HFLM
 
-        if self._adapted is None:
+        if self._adapted is None or self._cut is None:
             on_progress(Progress("loading the model", 0, None))
             self._adapted = AdaptedModel(load_model(self.systems.folder, self.settings))
             self._lm = HFLM(
@@ -411,9 +422,10 @@ class _Run:
                 tokenizer=self.systems.tokenizer,
                 batch_size=self.rows_at_once,
             )
+            self._cut = CutAnswers(self._lm)
         self._adapted.switch_to(adapter)
         self._lm._model = self._adapted.model  # PEFT wraps the base when it loads an adapter
-        return self._lm
+        return self._lm, self._cut
 
 
 def _refusal(rows: int, error: RuntimeError) -> ResourceError:

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from adaptermix.evaluation.harness_results import Row, content_key, rows_of
+from adaptermix.evaluation.harness_results import CutAnswers, Row, content_key, rows_of
 
 
 def sample(number, responses, **changes):
@@ -42,6 +44,44 @@ def test_a_written_answer_is_kept_with_what_filters_made_of_it():
     assert (row.output, row.expected) == ("it is 7", "7")
     assert row.predicted == {"number": "7", "whole": "it is 7"}
     assert row.values == {"exact_match,number": 1.0, "exact_match,whole": 0.0}
+
+
+class Model:
+    """Writes the same rows to every prompt, as lm-eval's model does."""
+
+    eot_token_id = 1
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[1, 2]))
+
+    def __init__(self, rows):
+        self.rows = torch.tensor(rows)
+
+    def set_cache_hook(self, hook):
+        self.hook = hook
+
+    def _model_generate(self, context, max_length, stop):
+        return torch.cat([context, self.rows], dim=1)[:, :max_length]
+
+    def tok_decode(self, ids):
+        return " ".join(map(str, ids))
+
+    def answer(self, contexts, length):
+        """Answer one batch in the order of lm-eval's own steps."""
+        self._model_generate(context=torch.zeros(len(self.rows), 3), max_length=length, stop=["9"])
+        for context in contexts:
+            self.hook.add_partial("generate_until", (context, {}), "an answer")
+
+
+def test_an_answer_is_cut_if_nothing_ends_it_before_the_limit():
+    model = Model([[5, 6, 7], [5, 1, 0], [5, 6, 2], [9, 6, 7]])
+    cut = CutAnswers(model)
+    for length, expected in ((6, {"a"}), (7, set())):
+        cut.start()
+        model.answer("abcd", length)
+        model.hook.add_partial("loglikelihood", ("b", "c"), 0.5)
+        assert cut.contexts == expected
+    rows = rows_of([sample(at, [("x")], arguments=[(at, {})]) for at in (1, 2)], cut={2})
+    assert [row.is_cut for row in rows] == [False, True]
+    assert Row.stored(rows[1].as_answer()).is_cut
 
 
 def test_rows_are_in_the_order_of_the_data():

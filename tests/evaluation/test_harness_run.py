@@ -1,6 +1,7 @@
 """Which results of lm-eval are kept for what, and what fits the model; without lm-eval itself."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,7 @@ def test_examples_without_a_value_are_told():
     scores = HarnessScores((MeanMetric("acc", dict.fromkeys("ab", "acc,none"), {}),))
     asked.harness = SimpleNamespace(scores=scores, counts={"a": 2, "b": 1}, tasks=values)
     asked._run, asked._uncounted = SimpleNamespace(notes=["cached"]), {}
+    asked._cut = Counter()
     made = [Row("x", "y", {}, each) for mine in values.values() for each in mine]
     for adapter in (None, Path("x/task")):
         asked._outcomes(adapter, asked.items, made)
@@ -218,6 +220,12 @@ def test_examples_without_a_value_are_told():
     empty = Row("x", "y", {}, {})
     asked._run.rows = lambda parts, *_: [[empty] * len(items) for _, items in parts]
     asked.outcomes([(merged, asked.items[1:2])], None)  # a race begins with a part of them
+    assert len(asked.notes_on_answers) == 2, "no answer was cut"
+    asked._run.rows = lambda parts, *_: [[replace(empty, is_cut=True)] for _ in parts]
+    asked.outcomes([(merged, asked.items[1:2])] * 3, None)
+    cut = "lm-eval task a: 3 answers of the candidates reached the length limit and were cut; "
+    assert asked.notes_on_answers[2] == f"{cut}--max-new-tokens changes the limit"
+    asked._run.rows = lambda parts, *_: [[empty] * len(items) for _, items in parts]
     with pytest.raises(DataError, match="task b: acc of candidate 0.7 is not a number for any"):
         asked.outcomes([(merged, asked.items[2:])], None)
     assert [metric.name for metric in asked.task.metrics] == ["acc"]

@@ -98,6 +98,15 @@ def known(place, evaluated, monkeypatch):
     monkeypatch.setenv("ADAPTERMIX_CACHE", str(place / "cache"))
 
 
+def reaches_the_limit(lm, prompt):
+    """Whether a model goes on for all of the six tokens that the task's answers may have."""
+    asked = lm.tokenizer(prompt, return_tensors="pt")
+    made = lm.model.generate(**asked, max_new_tokens=6, do_sample=False)[0]
+    ids = made[asked["input_ids"].shape[1] :].tolist()
+    text = lm.tokenizer.decode(ids)
+    return len(ids) == 6 and lm.tokenizer.eos_token not in text and "\n" not in text
+
+
 def test_scores_are_those_of_lm_eval(place, evaluated, monkeypatch):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -130,6 +139,9 @@ def test_scores_are_those_of_lm_eval(place, evaluated, monkeypatch):
             assert [row["utterance"] for row in rows] == [s["arguments"][0][0] for s in samples]
             if task == "toy_answer":
                 assert [row["output"] for row in rows] == [s["resps"][0][0] for s in samples]
+                cut = [reaches_the_limit(lm, s["arguments"][0][0]) for s in samples]
+                assert [row["is_cut"] for row in rows] == cut
+                assert evaluated.cell(system, task).cut_answers == sum(cut) > 0
             else:
                 assert [row["output"] == row["expected"] for row in rows] == [
                     bool(s["acc"]) for s in samples

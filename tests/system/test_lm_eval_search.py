@@ -158,6 +158,9 @@ def asked(place, tmp_path, **changes):
 def test_a_race_goes_on_where_it_stopped_and_ends_as_without_a_stop(place, searched, tmp_path):
     whole = search(adapters_in(place), settings_in(place, tmp_path / "whole", cache=False))
     assert whole.candidates == searched.candidates
+    (note,) = [note for note in whole.notes if "were cut" in note]
+    assert note.startswith("lm-eval task dev_answer: ")
+    assert note.endswith("were cut; --max-new-tokens changes the limit")
     assert (whole.winner, whole.verdict, whole.tied) == (
         searched.winner,
         searched.verdict,
@@ -306,7 +309,11 @@ def test_a_dry_run_counts_dev_examples(place, tmp_path):
     made = plan_search(adapters_in(place), settings)
     assert made.examples == {"trained": 7, "dev_choice": 7}
     assert made.candidates == list(ALL)
-    assert made.notes == ["the dev data of trained is its split 'train'; eval uses 'validation'"]
+    split = "the dev data of trained is its split 'train'; eval uses 'validation'"
+    assert made.notes == [split]
+    settings = settings_in(place, tmp_path / "x", task="lm-eval:trained", max_new_tokens=9)
+    idle = "--max-new-tokens has no effect with --task lm-eval:trained, whose answers are chosen"
+    assert plan_search(adapters_in(place), settings).notes == [split, f"{idle}, not written"]
     assert made.longest_prompt > 10
     assert not list(tmp_path.iterdir())
 
