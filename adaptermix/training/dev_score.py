@@ -10,6 +10,8 @@ from adaptermix.generation.transformers_engine import answer_greedily, no_memory
 from adaptermix.models.fitting import RowLimit
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.metrics.metric import prepare
+from adaptermix.tasks.metrics.text import require_comet
 
 
 class DevScore:
@@ -29,16 +31,23 @@ class DevScore:
             encoder: Encodes prompts.
             stop_ids: IDs of the tokens that end an answer.
             room: Maximum length of a prompt, in tokens; longer ones are cut as in ``eval``.
+
+        Raises:
+            DataError: The task's metric does not know the language of an example.
+            ArtifactError: The COMET model does not exist or is not a checkpoint.
+            ResourceError: COMET or a tokenizer that the metric needs is not installed.
         """
         self.tokenizer = encoder.tokenizer
         self.settings = settings
         self.stop_ids = stop_ids
         self.limit = RowLimit(settings.contrastive_batch)
         self.task = make_task(settings.task, settings.prompt, settings.system_prompt)
+        require_comet(self.task.metrics[0])
         self.examples = {
             lang: self.task.read(lang, "dev", settings.data_dir)[: settings.dev_limit]
             for lang in settings.langs
         }
+        self.task.check_metrics([example for each in self.examples.values() for example in each])
         self.prompts = {
             lang: [
                 truncate(encoder.prompt_ids(self.task.messages(example)), room)
@@ -49,15 +58,17 @@ class DevScore:
 
     def __call__(self, model: PeftModel) -> float:
         """Return the macro average over languages of the task's first metric."""
-        scores = []
+        found = []
         for lang, examples in self.examples.items():
             answers = self._answers(model, self.prompts[lang])
-            outcomes = [
-                self.task.outcome(example, answer)
-                for example, answer in zip(examples, answers, strict=True)
-            ]
-            scores.append(self.task.score(outcomes).value)
-        return sum(scores) / len(scores)
+            found.append(
+                [
+                    self.task.outcome(example, answer)
+                    for example, answer in zip(examples, answers, strict=True)
+                ]
+            )
+        prepare(self.task.metrics[0], found)
+        return sum(self.task.score(outcomes).value for outcomes in found) / len(found)
 
     def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
         """Answer prompts in batches by length, or in smaller ones if memory runs out."""

@@ -1,5 +1,7 @@
 """Small trainings: their settings, and the weights that come out of them."""
 
+import json
+
 import torch
 
 from adaptermix.adapters.adapter import read_adapter
@@ -97,3 +99,18 @@ def assert_same(one, other):
     one, other = factors(one), factors(other)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def write_own_task(folder):
+    """Write a task whose scores are fine enough to change with any other answer."""
+    rows = [{"asked": f"say {n}", "answered": f"lamp {n} kitchen red"} for n in range(24)]
+    for lang in ("en", "cy"):
+        for split, part in (("train", rows[:20]), ("dev", rows[20:])):
+            text = "".join(f"{json.dumps(row)}\n" for row in part)
+            (folder / f"{lang}.{split}.jsonl").write_text(text)
+    path = folder / "own.toml"
+    path.write_text(
+        'name = "own"\nmetrics = ["chrf"]\nprompt = "{asked}"\nanswer = "answered"\n[files]\n'
+        'train = "{lang}.train.jsonl"\ndev = "{lang}.dev.jsonl"\ntest = "{lang}.dev.jsonl"\n'
+    )
+    return {"task": str(path), "data_dir": folder}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.evaluation import eval_settings, read_predictions
-from helpers.training import PAIRS, factors, joint_settings, randomize
+from helpers.training import PAIRS, factors, joint_settings, randomize, write_own_task
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
@@ -227,21 +227,6 @@ def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir
     scale = min(1.0, 1.0 / (norm + 1e-6))  # Trainer clips
     for found, expected in zip(taken[0], sums, strict=True):
         torch.testing.assert_close(found, expected * scale, rtol=1e-4, atol=1e-7)
-
-
-def write_own_task(folder):
-    """Write a task whose scores are fine enough to change with any other answer."""
-    rows = [{"asked": f"say {n}", "answered": f"lamp {n} kitchen red"} for n in range(24)]
-    for lang in ("en", "cy"):
-        for split, part in (("train", rows[:20]), ("dev", rows[20:])):
-            text = "".join(f"{json.dumps(row)}\n" for row in part)
-            (folder / f"{lang}.{split}.jsonl").write_text(text)
-    path = folder / "own.toml"
-    path.write_text(
-        'name = "own"\nmetrics = ["chrf"]\nprompt = "{asked}"\nanswer = "answered"\n[files]\n'
-        'train = "{lang}.train.jsonl"\ndev = "{lang}.dev.jsonl"\ntest = "{lang}.dev.jsonl"\n'
-    )
-    return {"task": str(path), "data_dir": folder}
 
 
 @pytest.mark.slow
