@@ -44,7 +44,7 @@ def better_and_worse(named: Sequence[tuple[str, Comparison]], of: str) -> str:
 
 
 def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str, row: str) -> str:
-    outcome = "not clearly different from"
+    outcome = "not significantly different from"
     if mean.is_sure:
         outcome = "better than" if mean.difference > 0 else "worse than"
     seen, (low, high) = shown(metric, mean.difference, "+"), ends_shown(metric, mean.low, mean.high)
@@ -53,5 +53,5 @@ def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str, r
         return text
     alone = [(c.over, c) for c in comparisons if c.system == mean.system and c.over in mean.langs]
     single = better_and_worse(alone, f" of {len(mean.langs)} {row}s")
-    single = single or f"no single {row} differs clearly"
+    single = single or f"no single {row} differs significantly"
     return f"{text} on average over {len(mean.langs)} {row}s; {single}"

@@ -225,13 +225,13 @@ def choose(
         sentence = f"{best.candidate.name} is better than all others that answered all examples"
     elif winner is best:
         sentence = (
-            f"{best.candidate.name} has the best score and is chosen, but it is not clearly "
+            f"{best.candidate.name} has the best score and is chosen, but it is not significantly "
             f"different from {names}"
         )
     else:
         sentence = (
-            f"{best.candidate.name} has the best score, but is not clearly different from {names}: "
-            f"{winner.candidate.name}, the simplest of them, is chosen (--prefer best chooses "
-            f"{best.candidate.name})"
+            f"{best.candidate.name} has the best score, but is not significantly different from "
+            f"{names}: {winner.candidate.name}, the simplest of them, is chosen (--prefer best "
+            f"chooses {best.candidate.name})"
         )
     return winner, tied, sentence

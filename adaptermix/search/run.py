@@ -392,8 +392,8 @@ def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> st
     merge, alone = winner.candidate.name, control.candidate.name
     if not difference.excludes_zero:
         return (
-            f"{merge} is not clearly different from {alone}, so its gain may come from the smaller "
-            "weight, not from the other adapters"
+            f"{merge} is not significantly different from {alone}, so its gain may come from "
+            "the smaller weight, not from the other adapters"
         )
     if difference.value > 0:
         return f"{merge} is better than {alone}: the other adapters help"

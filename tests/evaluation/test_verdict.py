@@ -1,4 +1,4 @@
-"""One sentence per system: better, worse or not clearly different, and where."""
+"""One sentence per system: better, worse or not significantly different, and where."""
 
 import pytest
 
@@ -43,13 +43,13 @@ def everywhere(mean, *single, langs=LANGS):
             (-0.03, 0.01),
             [(0.1, 0.2), (-0.05, 0.3), (0.0, 0.9)],
             "merged is worse than task: -3.0 [-4.0, -1.0] points of slot F1 on average over 3 "
-            "languages; no single language differs clearly",
+            "languages; no single language differs significantly",
         ),
         (
             (0.01, 0.2),
             [(0.1, 0.01), (0.05, 0.02), (0.0, 0.9)],
-            "merged is not clearly different from task: +1.0 [+0.0, +3.0] points of slot F1 on "
-            "average over 3 languages; better in cy, de",
+            "merged is not significantly different from task: +1.0 [+0.0, +3.0] points of slot F1 "
+            "on average over 3 languages; better in cy, de",
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_the_correction_decides_which_languages_are_named():
     alone = compared("cy", 0.1, 0.01)
     almost = Comparison(**{**vars(alone), "p_holm": 0.06})
     (sentence,) = verdicts([almost, compared(ALL, 0.01, 0.2, langs=LANGS)], "slot_f1")
-    assert sentence.endswith("no single language differs clearly")
+    assert sentence.endswith("no single language differs significantly")
 
 
 def test_up_to_six_languages_are_named():

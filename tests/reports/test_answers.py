@@ -133,7 +133,7 @@ def test_the_scores_say_which_systems_are_better_and_which_are_worse(tmp_path):
     section = evaluation_section("scores", run, None)
     assert section.answer == (
         "On average over 4 languages: one is better than task; two is worse than task; "
-        "three, four are not clearly different from task."
+        "three, four are not significantly different from task."
     )
     assert section.notes[-1] == "Source: eval/scores.json, model tiny, adaptermix 0.2.0."
 
@@ -142,11 +142,11 @@ def test_where_names_languages_and_groups(tmp_path, inspected):
     seen = evaluated(tmp_path, {"en": 0.3, "cy": 0.2, "sw": -0.4, "de": 0.0})
     where, _ = answer_section(seen, inspected).texts
     assert where == (
-        "Clearly better in English (en), Welsh (cy), worse in Swahili (sw). "
+        "Significantly better in English (en), Welsh (cy), worse in Swahili (sw). "
         "Averages over groups: better in trained languages."
     )
     small = evaluated(tmp_path / "small", dict.fromkeys(LANGS, 0.0))
-    assert answer_section(small, None).texts[0] == "No single language differs clearly."
+    assert answer_section(small, None).texts[0] == "No single language differs significantly."
 
 
 def test_the_first_plot_has_languages_sorted_in_groups(tmp_path, inspected):

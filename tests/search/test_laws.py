@@ -429,7 +429,7 @@ def test_of_equally_simple_candidates_that_with_the_best_score_is_chosen(monkeyp
         winner, tied, verdict = choose(halving, order, "simpler")
         assert winner.candidate.name == "0.9"
         assert [entry.candidate.name for entry in tied] == ["0.7"]
-        assert verdict.endswith("it is not clearly different from 0.7")
+        assert verdict.endswith("it is not significantly different from 0.7")
 
 
 def test_the_interval_of_a_score_covers_all_languages(monkeypatch, tmp_path):

@@ -103,10 +103,16 @@ def test_of_what_cannot_be_told_apart_the_simpler_wins(monkeypatch, tmp_path):
     winner, tied, verdict = choose(halving, ranked, "simpler")
     assert winner.candidate.name == "1"
     assert [entry.candidate.name for entry in tied] == ["1"]
-    assert "0.9 has the best score, but is not clearly different from 1: 1, the simplest" in verdict
+    assert (
+        "0.9 has the best score, but is not significantly different from 1: 1, the simplest"
+        in verdict
+    )
     winner, _, verdict = choose(halving, ranked, "best")
     assert winner.candidate.name == "0.9"
-    assert verdict == "0.9 has the best score and is chosen, but it is not clearly different from 1"
+    assert (
+        verdict
+        == "0.9 has the best score and is chosen, but it is not significantly different from 1"
+    )
 
 
 def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
@@ -120,7 +126,7 @@ def test_a_merge_is_compared_with_its_main_adapter_at_the_same_weight(monkeypatc
     """What a merge gains may be a smaller weight's doing: that is measured, and told."""
     for alone, told in (
         (0.2, "better than"),
-        (0.9, "not clearly different from"),
+        (0.9, "not significantly different from"),
         (1, "worse than"),
     ):
         halving, _, candidates = make_halving(monkeypatch, tmp_path, {**SKILL, "shrunk": alone})

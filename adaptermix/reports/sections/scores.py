@@ -175,7 +175,7 @@ def _where(seen: Evaluated, merge: str) -> str:
         ],
         " groups",
     )
-    first = f"Clearly {single}." if single else f"No single {row} differs clearly."
+    first = f"Significantly {single}." if single else f"No single {row} differs significantly."
     return f"{first} Averages over groups: {means}." if means else first
 
 
@@ -300,9 +300,9 @@ def _answer_plot(seen: Evaluated, merge: str) -> Plot:
         span = around_zero(end for _, rows in groups for r in rows for end in (r.low, r.high))
         drawn.append(forest(groups, title, span, width, ("worse", "better")))
     caption = (
-        f"Lines and diamonds are {seen.interval}s. Filled marks differ clearly from zero (p < 0.05"
-        f"{f', {row}s corrected by Holm' if seen.report.test else ''}); hollow ones do not. "
-        f"{baseline_sentence(seen.report)}"
+        f"Lines and diamonds are {seen.interval}s. Filled marks differ significantly from zero "
+        f"(p < 0.05{f', {row}s corrected by Holm' if seen.report.test else ''}); hollow ones do "
+        f"not. {baseline_sentence(seen.report)}"
     )
     values = _answer_values(seen, merge)
     heading = f"{merge} against {seen.report.reference}, by {row}"
@@ -371,7 +371,7 @@ def _outcome(seen: Evaluated) -> str:
     for c in seen.report.comparisons:
         if c.over == ALL:
             look = {"better": "better than", "worse": "worse than"}.get(_look(c))
-            systems.setdefault(look or "not clearly different from", []).append(c.system)
+            systems.setdefault(look or "not significantly different from", []).append(c.system)
     parts = [
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {what} {seen.report.reference}"
         for what, names in systems.items()
