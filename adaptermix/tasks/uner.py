@@ -71,16 +71,17 @@ def _official(lang: str, split: Split) -> list[str]:
 
 
 def _read_aya(path: Path, lang: str, code: str) -> list[EntityExample]:
-    return [
-        EntityExample(
-            str(row.number),
-            lang,
-            row.sentence,
-            tuple(parse_entities(row.answer).entities),
-            row.prompt,
-        )
-        for row in read_aya(path, code)
-    ]
+    examples = []
+    for row in read_aya(path, code):
+        answer = parse_entities(row.answer)
+        if answer.malformed and "{" in row.answer:  # without one, it says that there are none
+            raise DataError(
+                f"{path}: row {row.number}: an entity of the answer has no type or no text: "
+                f"{row.answer[:80]!r}"
+            )
+        entities = tuple(answer.entities)
+        examples.append(EntityExample(str(row.number), lang, row.sentence, entities, row.prompt))
+    return examples
 
 
 def read_iob2(path: Path, lang: str) -> list[EntityExample]:
@@ -201,8 +202,21 @@ class Uner(Task):
         return chosen([entity_f1], self.options.metrics, self.name)
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[EntityExample]:
-        """Return the examples of one language, in file order."""
-        return read_uner(lang, split, data_dir)
+        """Return the examples of one language, in file order.
+
+        Raises:
+            DataError: An expected entity has no offsets, which are compared.
+        """
+        examples = read_uner(lang, split, data_dir)
+        for example in examples if self.options.match == "offsets" else ():
+            for entity in example.entities:
+                if entity.start is None or entity.end is None:
+                    raise DataError(
+                        f"the {split} data of {lang} has no Start and End of '{entity.text[:80]}' "
+                        f"in row {example.id}, which --match offsets compares",
+                        hint="use --match text",
+                    )
+        return examples
 
     def stored_as(self, lang: str, split: Split, data_dir: Path | None) -> str:
         """Return the plain code, unless there are files of this region or script."""

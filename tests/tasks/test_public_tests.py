@@ -7,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from adaptermix.errors import DataError
+from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.aya import read_aya
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.translation import read_wmt
@@ -101,6 +102,24 @@ def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path):
     table(tmp_path / "other.parquet", text=["a"])
     with pytest.raises(DataError, match="no column 'inputs'"):
         read_aya(tmp_path / "other.parquet", "pt")
+
+
+def test_expected_entities_that_would_be_lost_are_refused(tmp_path):
+    """An answer in words has none; scores would otherwise be too high, or 0."""
+    path = tmp_path / "test-0.parquet"
+
+    def written(answer):
+        rows = {"inputs": ["Name them: Rome", "Name them: Oslo"], "language": ["eng", "eng"]}
+        table(path, targets=["There are none.", answer], **rows)
+        return make_task("uner").read("en", "test", tmp_path)
+
+    assert [example.entities for example in written('"Results": []')] == [(), ()]
+    with pytest.raises(DataError, match="row 2: an entity of the answer has no type or no text"):
+        written('"Results": [{"TypeName": "LOC", "Text": "Oslo"}, {"TypeName": "LOC"}]')
+    written('"Results": [{"TypeName": "LOC", "Text": "Oslo"}]')
+    task = make_task("uner", options=ScorerSettings(match="offsets"))
+    with pytest.raises(DataError, match="no Start and End of 'Oslo' in row 2, which --match"):
+        task.read("en", "test", tmp_path)
 
 
 def test_the_sentence_is_told_from_each_template(tmp_path):
