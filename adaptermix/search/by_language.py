@@ -111,12 +111,14 @@ class _Inputs:
     """The inputs of a choice by language, checked before an engine starts.
 
     Attributes:
+        opened: The adapters of every merge as ``merge`` opens them, by their places in the list.
         adapters: All adapters, with the base model's module names.
         first: The task adapter, unchanged.
         merges: Its merges, named like the folders they will get.
         items: Dev examples by language. Languages without any are left out.
     """
 
+    opened: dict[tuple[int, ...], list[Adapter]]
     adapters: list[Adapter]
     first: Adapter
     merges: list[Candidate]
@@ -132,7 +134,7 @@ class _Inputs:
 
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge of the adapters whose weight is not zero."""
-        return _plan(self.adapters, weighting, self.settings)
+        return _plan(self.opened, self.adapters, weighting, self.settings)
 
     @property
     def notes(self) -> list[str]:
@@ -178,22 +180,36 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     first = read_adapter(paths[0], rank=settings.source_rank, alpha=settings.source_alpha)
     names = names_of(adapters)
     merges = merges_with_first(names, settings)
+    opened = {
+        used: open_adapters([paths[at] for at in used], settings)
+        for used in dict.fromkeys(_used(merge.weighting) for merge in merges)
+    }
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
-    plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
+    plans = [_plan(opened, adapters, merge.weighting, settings) for merge in merges]
     for plan in plans:
         plan.config()  # raises if they cannot be merged, before anything is decoded
     rank = max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values()))
     asked = DevPrompts.of(settings, systems, 1 + len(merges), rank)
     items = group_by_language(asked.items, settings.seed)
-    return _Inputs(adapters, first, merges, systems, asked, items, settings)
+    return _Inputs(opened, adapters, first, merges, systems, asked, items, settings)
 
 
-def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings) -> MergePlan:
+def _used(weighting: Weighting) -> tuple[int, ...]:
+    """Return the places of the adapters whose weight is not zero."""
+    return tuple(at for at, weight in enumerate(weighting.weights) if weight)
+
+
+def _plan(
+    opened: Mapping[tuple[int, ...], Sequence[Adapter]],
+    adapters: Sequence[Adapter],
+    weighting: Weighting,
+    settings: SearchSettings,
+) -> MergePlan:
     """Plan a merge without the zero-weight adapters, as a search over the remaining ones would."""
-    weighted = [(a, w) for a, w in zip(adapters, weighting.weights, strict=True) if w]
-    weights = Weighting(tuple(weight for _, weight in weighted))
-    return plan_candidate([adapter for adapter, _ in weighted], weights, settings)
+    used = _used(weighting)
+    weights = Weighting(tuple(weighting.weights[at] for at in used))
+    return plan_candidate(opened[used], [adapters[at] for at in used], weights, settings)
 
 
 def _rank(adapter: Adapter) -> int:

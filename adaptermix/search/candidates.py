@@ -10,7 +10,7 @@ import numpy as np
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import decoder_layer_of
 from adaptermix.errors import ConfigError
-from adaptermix.merging.plan import MergePlan, plan_merge
+from adaptermix.merging.plan import MergePlan, plan_merge, renamed
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tables import number_of
@@ -68,17 +68,27 @@ class Candidate:
 
 
 def plan_candidate(
-    adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings
+    opened: Sequence[Adapter],
+    named: Sequence[Adapter],
+    weighting: Weighting,
+    settings: SearchSettings,
 ) -> MergePlan:
     """Plan the merge of a candidate. One adapter alone is only scaled.
 
     A method for merges would also trim or flatten it, and it would be no control.
+
+    Args:
+        opened: The adapters as ``merge`` opens them. Rules and random draws depend on the names of
+            their modules, so the same merge without a search has the same updates.
+        named: The same adapters with the base model's module names, which the result gets.
+        weighting: The candidate's weights.
+        settings: The method and its options.
     """
     mixtures = (weighting.weights, *(rule.weights for rule in weighting.rules))
     if sum(map(any, zip(*mixtures, strict=True))) == 1:
         scaled = {"method": "exact", "rank": None, "isotropic": False}
         settings = settings.model_copy(update=scaled)
-    return plan_merge(adapters, weighting, settings)
+    return renamed(plan_merge(opened, weighting, settings), named)
 
 
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

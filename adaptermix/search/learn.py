@@ -90,6 +90,7 @@ class WeightedMerge(nn.Module):
         weights: One row per group of modules, one column per adapter. Only these are trained.
         start: The weights that the penalty pulls back to.
         settings: Steps, learning rate, penalty, and whether layers or modules get weights.
+        names: Names of the modules that rules refer to, if they are others than in the model.
     """
 
     start: Tensor
@@ -104,6 +105,7 @@ class WeightedMerge(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.settings = settings
         self.groups = _groups(plan, settings.learn_per)
+        self.names = plan.names
         device = next(model.parameters()).device
         self.weights = nn.Parameter(
             torch.zeros(len(self.groups), len(plan.adapters), device=device)
@@ -174,7 +176,8 @@ class WeightedMerge(nn.Module):
             if isinstance(name, int) and layer is not None:
                 rules.append(Rule(weights, layers=frozenset({layer})))
             else:
-                rules.append(Rule(weights, modules=f"^{re.escape(modules[0])}$"))
+                module = self.names.get(modules[0], modules[0])
+                rules.append(Rule(weights, modules=f"^{re.escape(module)}$"))
         return Weighting(mean, tuple(rules))
 
 

@@ -115,8 +115,18 @@ def plan_search(
 
 @dataclass(frozen=True)
 class _SearchInputs:
-    """The inputs of a search, checked before an engine starts."""
+    """The inputs of a search, checked before an engine starts.
 
+    Attributes:
+        opened: The adapters as ``merge`` opens them.
+        adapters: The same adapters, with the base model's module names.
+        asked: The dev examples and the engine.
+        items: Dev examples by language, to compare candidates on.
+        learning: Dev examples to learn weights on.
+        candidates: The initial candidates.
+    """
+
+    opened: list[Adapter]
     adapters: list[Adapter]
     asked: Asked
     items: dict[str, list[PromptedExample]]
@@ -130,7 +140,7 @@ class _SearchInputs:
 
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge for given weights."""
-        return plan_candidate(self.adapters, weighting, self.settings)
+        return plan_candidate(self.opened, self.adapters, weighting, self.settings)
 
     @property
     def notes(self) -> list[str]:
@@ -171,12 +181,12 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     check_out(paths, settings, force)
     record = search_folder(settings.out)
     check_output(record, force or is_half_out(settings.out), [*paths, *settings.inputs()])
-    adapters = open_adapters(paths, settings)
-    names = names_of(adapters)
+    opened = open_adapters(paths, settings)
+    names = names_of(opened)
     candidates = first_candidates(names, settings)
-    systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    systems = open_systems(settings, dict(zip(names, opened, strict=True)))
     adapters = list(systems.adapters.values())
-    plans = [plan_candidate(adapters, candidate.weighting, settings) for candidate in candidates]
+    plans = [plan_candidate(opened, adapters, found.weighting, settings) for found in candidates]
     if settings.search == "learn":
         _check_learnable(adapters, settings)
     for plan in plans:
@@ -187,7 +197,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     asked = ask_dev_data(settings, systems, len(candidates), rank)
     items = group_by_language(asked.items, settings.seed)
     learning = set_apart(items) if settings.search == "learn" else []
-    return _SearchInputs(adapters, asked, items, learning, candidates)
+    return _SearchInputs(opened, adapters, asked, items, learning, candidates)
 
 
 def _check_learnable(adapters: Sequence[Adapter], settings: SearchSettings) -> None:

@@ -74,8 +74,10 @@ def test_a_search_is_another_one_with_other_metrics_in_the_file_of_the_task(tmp_
         (tmp_path / "own.toml").write_text(text.format(*content))
         task = make_task(settings.task)
         asked = SimpleNamespace(settings=settings, context=b"", task=task)
-        one = of_all._SearchInputs(adapters=[], asked=asked, items={}, learning=[], candidates=[])
-        family = by_language._Inputs([], None, [], None, asked, {}, settings)
+        one = of_all._SearchInputs(
+            opened=[], adapters=[], asked=asked, items={}, learning=[], candidates=[]
+        )
+        family = by_language._Inputs({}, [], None, [], None, asked, {}, settings)
         keys.append((one.key, family.key))
     assert keys[0] == keys[3]
     for kind in zip(*keys[:3], strict=True):

@@ -15,10 +15,12 @@ from helpers.families import (
     write_dev_data,
 )
 from helpers.merging import rewrite
+from helpers.updates import dense
 from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.family import read_family
+from adaptermix.adapters.names import core
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, MissingDataError
@@ -421,3 +423,29 @@ def test_adapters_with_the_names_of_another_class_are_staged_with_the_bases_name
     assert report.decoded == 2 * 2
     task = read_family(tmp_path / "family").default
     assert adapter_hash(task) == adapter_hash(read_adapter(paths[0])), "it is left as it is"
+
+
+@pytest.mark.parametrize("renamed", [(0, 1), (2,)])
+def test_merges_of_a_family_are_those_of_their_two_adapters(
+    monkeypatch, tmp_path, model_dir, renamed
+):
+    """Whatever modules are named in the base model and in others: random draws depend on names."""
+    data = write_dev_data(tmp_path / "data", examples=50, langs=("cy",))
+    paths = write_adapters(model_dir, tmp_path, ("task", "align", "other"))
+    for at in renamed:
+        rewrite(
+            paths[at],
+            lambda ts: {n.replace("model.layers", f"{MODES}layers"): t for n, t in ts.items()},
+        )
+    use_known_effects(monkeypatch, paths[0], {"task": {"cy": 0.1}, "merge": {"cy": 0.9}})
+    changes = {"search": "0.7", "langs": ("cy",), "method": "dare", "prefer": "best"}
+    search_by_language(paths, family_settings(model_dir, data, tmp_path / "family", **changes))
+    family = read_family(tmp_path / "family")
+    assert family.content.name_for("cy") == "align-0.7"
+    merge(paths[:2], MergeSettings(weight=0.7, method="dare", out=tmp_path / "plain"))
+    found, plain = (
+        {core(module): dense(update) for module, update in adapter.updates()}
+        for adapter in (family.adapters["align-0.7"], read_adapter(tmp_path / "plain"))
+    )
+    assert found.keys() == plain.keys()
+    assert all((found[module] == plain[module]).all() for module in found)

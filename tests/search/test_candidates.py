@@ -51,12 +51,12 @@ def test_one_adapter_alone_is_scaled_and_nothing_else(tmp_path, model_dir, chang
     settings = grid("0.5,0.7", **changes)
     adapters = open_adapters([tmp_path / name for name in NAMES], settings)
     for weight in (1.0, 0.7):
-        plan = plan_candidate(adapters, Weighting((weight, 0.0)), settings)
+        plan = plan_candidate(adapters, adapters, Weighting((weight, 0.0)), settings)
         for module, source in adapters[0].updates():
             update = plan.update(module, Tally())
             assert (update.a == source.a).all() and (update.b == source.b).all()
             assert update.scaling == weight * source.scaling
-    merged = plan_candidate(adapters, Weighting((0.5, 0.5)), settings)
+    merged = plan_candidate(adapters, adapters, Weighting((0.5, 0.5)), settings)
     assert merged.method == settings.method and merged.options.rank == settings.rank
 
 

@@ -13,12 +13,15 @@ import pytest
 import torch
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
 from helpers.corpus import write_corpus
+from helpers.merging import rewrite
 from helpers.search import settings_for
 from helpers.search_answers import SKILL, make_halving
+from helpers.updates import dense
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.card import card_path
+from adaptermix.adapters.names import core
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files import outputs
 from adaptermix.merging.merge import merge
@@ -33,7 +36,7 @@ from adaptermix.search.candidates import (
     layer_groups,
     scalar_candidate,
 )
-from adaptermix.search.halving import choose
+from adaptermix.search.halving import choose, stage_merge
 from adaptermix.search.learn import WeightedMerge
 from adaptermix.search.record import STAGE, CandidateResult, candidate_table, search_folder
 from adaptermix.search.run import _show_without_others, _told_apart, plan_search, search
@@ -664,3 +667,71 @@ def test_a_chosen_merge_is_shown_without_its_other_adapters(
     has_control = any(" alone at " in name for name in names)
     assert has_control == (report.control is not None) == (is_merge and inactive == "average")
     assert not has_control or f"task alone at {report.winner}" in names
+
+
+def deltas(path):
+    """Delta weights by the part of a module's name that is the same in all classes."""
+    return {core(module): dense(update) for module, update in read_adapter(path).updates()}
+
+
+def as_multimodal(paths):
+    """Give the modules the names of a multimodal class; the base model has those of text alone."""
+    for path in paths:
+        rewrite(
+            path,
+            lambda ts: {
+                n.replace("model.layers", "model.language_model.layers"): t for n, t in ts.items()
+            },
+        )
+
+
+@pytest.mark.parametrize(
+    ("renamed", "changes"),
+    [
+        (2, {"method": "dare"}),
+        (1, {"method": "dare-ties", "search": "auto", "layer_groups": 2, "trials": 2}),
+        (1, {"method": "della", "search": "auto"}),
+    ],
+)
+def test_candidates_are_the_merges_of_their_weights_and_seed(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch, renamed, changes
+):
+    """Whatever the modules are named in the base model: random draws depend on their names."""
+    as_multimodal(adapters[:renamed])
+    staged = {}
+
+    def keep(plan, folder):
+        path = stage_merge(plan, folder)
+        staged[plan.weighting] = deltas(path)
+        return path
+
+    monkeypatch.setattr("adaptermix.search.halving.stage_merge", keep)
+    tiny = {"limit": 1, "max_new_tokens": 1, "seed": 3, "prefer": "best", "search": "0.5,0.7"}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **tiny | changes)
+    report = search(adapters[:2], settings)
+    winner = next(w for w in staged if w.as_record() == report.candidates[0].weighting)
+    for at, (weighting, found) in enumerate([*staged.items(), (winner, deltas(settings.out))]):
+        (tmp_path / "w.toml").write_text(weighting.as_toml())
+        is_alone = Candidate("", weighting).is_control  # only scaled, by any method
+        method = "exact" if is_alone else settings.method
+        plain = {"weights_file": tmp_path / "w.toml", "method": method, "seed": 3}
+        merge(adapters[:2], MergeSettings(**plain, out=tmp_path / str(at)))
+        expected = deltas(tmp_path / str(at))
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[module], expected[module]) for module in found)
+
+
+def test_learned_weights_name_the_modules_of_the_adapters(
+    tmp_path, model_dir, corpus_dir, adapters
+):
+    as_multimodal(adapters[:2])
+    changes = {"search": "learn", "learn_steps": 1, "learn_per": "module", "limit": 2}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
+    report = search(adapters[:2], settings)
+    learned = next(c.weighting for c in report.candidates if c.name == "learned")
+    rules = tuple(Rule(tuple(r["weights"]), modules=r["modules"]) for r in learned["rules"])
+    weighting = Weighting(tuple(learned["weights"]), rules)
+    (tmp_path / "w.toml").write_text(weighting.as_toml())
+    assert merge(
+        adapters[:2], MergeSettings(weights_file=tmp_path / "w.toml", out=tmp_path / "plain")
+    ).written
