@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from adaptermix.adapters.base_names import commit_of_snapshot
 from adaptermix.adapters.config import read_config, refuse_unsupported
-from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
+from adaptermix.adapters.deltas import LoraUpdate, is_copy, is_finite, wider
 from adaptermix.adapters.experts import split_factors
 from adaptermix.adapters.foreign import (
     MLX_WEIGHTS,
@@ -66,9 +66,11 @@ _TRAINED_BESIDE = (
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A LoRA adapter on disk: its checked config and tensor names, without loaded tensors.
+
+    What is found out about its tensors is kept, because a search asks again for every candidate.
 
     Attributes:
         path: The directory or file it was read from, or its name on the Hub.
@@ -136,7 +138,13 @@ class Adapter:
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module is not zero."""
-        return self._update(module, lambda _, tensor: tensor).is_active
+        if module not in self._active:
+            self._active[module] = self._update(module, lambda _, tensor: tensor).is_active
+        return self._active[module]
+
+    @cached_property
+    def _active(self) -> dict[str, bool]:
+        return {}
 
     def _update(self, module: str, checked: Callable[[str, np.ndarray], np.ndarray]) -> LoraUpdate:
         names = self.factors[module]
@@ -192,6 +200,17 @@ class Adapter:
     def saved_spec(self, name: str) -> TensorSpec:
         """Return the dtype and shape of one of the adapter's whole weights."""
         return self._checked_spec(self.saved[name])
+
+    def has_copy(self, name: str, other: "Adapter") -> bool:
+        """Whether another adapter's whole weight of this name is equal (``is_copy``)."""
+        if (name, other) not in self._copies:
+            pair = self.saved_weight(name), other.saved_weight(name)
+            self._copies[name, other] = is_copy(*pair)
+        return self._copies[name, other]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[str, "Adapter"], bool]:
+        return {}
 
     def is_frozen(self, name: str) -> bool:
         """Whether a whole weight is the base model's, which PEFT saves with LoRA on embeddings."""

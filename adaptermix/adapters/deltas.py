@@ -74,6 +74,12 @@ def is_finite(tensor: np.ndarray) -> bool:
     return bool(np.isfinite(widened(tensor)).all())
 
 
+def is_copy(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tensors are equal up to rounding to one of their dtypes."""
+    narrow, wide = sorted((one, other), key=lambda tensor: tensor.dtype.itemsize)
+    return np.array_equal(wide.astype(narrow.dtype, copy=False), narrow)
+
+
 def wider(*dtypes: np.dtype) -> np.dtype:
     """Return the smallest dtype that represents the values of all given dtypes."""
     first, *others = set(dtypes)

@@ -230,9 +230,9 @@ class MergePlan:
         saved = {}
         for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
             weights = self.weighting.of(self.names.get(name, name).rpartition(".")[0])
-            has = [_changes(adapter, name) for adapter in self.adapters]
-            if self.keeps and any(has):
-                weights = _shared_out(name, weights, has)
+            if self.keeps:
+                has = [_changes(adapter, name) for adapter in self.adapters]
+                weights = _shared_out(name, weights, has) if any(has) else weights
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
                 saved[name] = saved_weight(name, parts, self.base_weight)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.deltas import is_finite, widened, wider
+from adaptermix.adapters.deltas import is_copy, is_finite, widened, wider
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import TensorSpec
 
@@ -48,15 +48,8 @@ def _frozen_copy(name: str, holders: Sequence[Adapter]) -> Adapter | None:
     if not all(holder.is_frozen(name) for holder in holders):
         return None
     widest = max(holders, key=lambda holder: holder.saved_spec(name).dtype.itemsize)
-    copy = widest.saved_weight(name)
-    same = all(_is_copy(copy, holder.saved_weight(name)) for holder in holders)
+    same = all(widest.has_copy(name, holder) for holder in holders if holder is not widest)
     return widest if same else None
-
-
-def _is_copy(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two tensors are equal up to rounding to one of their dtypes."""
-    narrow, wide = sorted((one, other), key=lambda tensor: tensor.dtype.itemsize)
-    return np.array_equal(wide.astype(narrow.dtype), narrow)
 
 
 def _on_base(parts: Sequence[tuple[Adapter, float]], name: str, base: BaseWeight) -> np.ndarray:
@@ -66,7 +59,7 @@ def _on_base(parts: Sequence[tuple[Adapter, float]], name: str, base: BaseWeight
     with np.errstate(over="ignore"):  # the caller checks for overflow
         for adapter, share in parts:
             own = adapter.saved_weight(name)
-            if not (adapter.is_frozen(name) and _is_copy(own, start)):
+            if not (adapter.is_frozen(name) and is_copy(own, start)):
                 weight = weight + share * (widened(own) - widened(start))
     return weight
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
 from helpers.corpus import write_corpus
-from helpers.merging import rewrite
+from helpers.merging import rewrite, trained
+from helpers.models import save_model
 from helpers.search import settings_for
 from helpers.search_answers import SKILL, make_halving
 from helpers.updates import dense
@@ -24,6 +25,7 @@ from adaptermix.adapters.card import card_path
 from adaptermix.adapters.names import core
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files import outputs
+from adaptermix.files.tensors import TensorFile
 from adaptermix.merging.merge import merge
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
@@ -719,6 +721,30 @@ def test_candidates_are_the_merges_of_their_weights_and_seed(
         expected = deltas(tmp_path / str(at))
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[module], expected[module]) for module in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "least"),
+    [
+        ({"target_modules": ["lm_head", "embed_tokens", "q_proj"]}, {}, 4),  # two pairs of copies
+        ({}, {"inactive": "keep"}, 32),  # two factors of eight modules in two adapters
+    ],
+)
+def test_a_search_compares_tensors_once_for_all_candidates(
+    tmp_path, corpus_dir, monkeypatch, options, changes, least
+):
+    base = save_model(tmp_path / "base", "qwen2")
+    paths = [trained(base, tmp_path / str(seed), seed, **options) for seed in (1, 2)]
+    read, tensor = [], TensorFile.tensor
+
+    def counted(file, name):
+        read.extend([name] if file.path.parent in paths else [])
+        return tensor(file, name)
+
+    monkeypatch.setattr(TensorFile, "tensor", counted)
+    settings = settings_for(base, corpus_dir, tmp_path / "out", limit=1, **changes)
+    assert len(plan_search(paths, settings).candidates) == 5
+    assert len(read) == least
 
 
 def test_learned_weights_name_the_modules_of_the_adapters(
