@@ -168,13 +168,15 @@ def _is_of_text(module: str) -> bool:
     return core(module).partition(".")[0] in ("layers", *EMBEDDINGS)
 
 
-def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
+def common_names(sets: Sequence[Sequence[str]]) -> list[Callable[[str], str]]:
     """Return a renaming function for every set of names, so that all get the same prefixes.
 
     A part of the model, such as ``layers`` or ``visual``, gets the longest prefix that it has in
     one of the sets. Names outside the blocks follow the blocks that share their prefix, if there
-    are any; heads such as ``lm_head`` get none. Of two prefixes of equal length,
-    ``model.language_model.``, which transformers 5 uses in memory, is preferred.
+    are any. Of two prefixes of equal length, ``model.language_model.``, which transformers 5 uses
+    in memory, is preferred. Heads such as ``lm_head``, if they differ or blocks are renamed, get
+    the prefix that they have beside the blocks: ``language_model.`` beside
+    ``language_model.model.layers``, or else none.
     """
     own = [_prefixes(names) for names in sets]
     best: dict[str, str] = {}  # of parts with blocks
@@ -183,10 +185,16 @@ def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
         for part, prefix in prefixes.items():
             known = best if part in blocks else outside
             known[part] = max(known.get(part, prefix), prefix, key=lambda p: (len(p), p))
-    if any(best[part] != prefixes[part] for prefixes, blocks in own for part in blocks):
-        best |= dict.fromkeys(_HEADS, "")
+    is_renamed = any(best[part] != prefixes[part] for prefixes, blocks in own for part in blocks)
+    beside = any(re.match(r"language_model\..", prefix) for prefix in best.values())
+    names = {_split(name) for names in sets for name in names}
+    heads = {
+        part: "language_model." if beside else ""
+        for part in _HEADS
+        if is_renamed or len({p for p, rest in names if rest.partition(".")[0] == part}) > 1
+    }
     outside = {part: prefix for part, prefix in outside.items() if part not in _HEADS}
-    return [_renaming(prefixes, blocks, best, outside) for prefixes, blocks in own]
+    return [_renaming(prefixes, blocks, best, outside, heads) for prefixes, blocks in own]
 
 
 def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -208,12 +216,13 @@ def _renaming(
     blocks: Sequence[str],
     best: Mapping[str, str],
     outside: Mapping[str, str],
+    heads: Mapping[str, str],
 ) -> Callable[[str], str]:
     by_prefix = {prefixes[part]: best[part] for part in reversed(blocks)}
     targets = {
         part: best[part] if part in best else by_prefix.get(prefix, outside.get(part, prefix))
         for part, prefix in prefixes.items()
-    }
+    } | dict(heads)
 
     def rename(name: str) -> str:
         prefix, rest = _split(name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.format import RECORD_FILE
-from adaptermix.adapters.matching import check_fits, refuse_other_base
+from adaptermix.adapters.matching import check_fits, refuse_other_base, with_common_names
 from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.export.report import ExportReport
@@ -94,7 +94,8 @@ def _record(source: Source, settings: ExportSettings) -> dict[str, Any]:
 
 def _open(path: Path, settings: ExportSettings) -> Source:
     """Open the adapter and its base model's config, and check that it can be exported."""
-    adapter = read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)
+    read = read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)
+    (adapter,) = with_common_names([read])
     base = settings.model or adapter.base
     if not base:
         raise ConfigError(

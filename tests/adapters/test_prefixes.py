@@ -106,8 +106,34 @@ def renamed(*sets):
         ),
         # What is equal stays, heads of any prefix as well.
         (
-            (["model.layers.0.q", "model.lm_head"], ["model.layers.0.q", "lm_head"]),
-            [["model.layers.0.q", "model.lm_head"], ["model.layers.0.q", "lm_head"]],
+            (["model.layers.0.q", "model.lm_head"], ["model.layers.0.q", "model.lm_head"]),
+            [["model.layers.0.q", "model.lm_head"]] * 2,
+        ),
+        # A model has one head, however it is named.
+        (
+            (["model.layers.0.q", "model.lm_head"], ["model.layers.0.q", "lm_head.weight"]),
+            [["model.layers.0.q", "lm_head"], ["model.layers.0.q", "lm_head.weight"]],
+        ),
+        ((["lm_head"], ["language_model.lm_head"]), [["lm_head"]] * 2),
+        ((["lm_head", "language_model.lm_head"],), [["lm_head"] * 2]),
+        (
+            (["model.language_model.layers.0.q", "lm_head"], ["language_model.lm_head"]),
+            [["model.language_model.layers.0.q", "lm_head"], ["lm_head"]],
+        ),
+        (
+            (["language_model.model.layers.0.q", "score"], ["language_model.score"]),
+            [["language_model.model.layers.0.q", "language_model.score"], ["language_model.score"]],
+        ),
+        (
+            (["model.layers.0.q", "lm_head"], ["language_model.model.layers.0.q"]),
+            [
+                ["language_model.model.layers.0.q", "language_model.lm_head"],
+                ["language_model.model.layers.0.q"],
+            ],
+        ),
+        (
+            (["layers.0.q", "lm_head"], ["language_model.layers.0.q"]),
+            [["language_model.layers.0.q", "lm_head"], ["language_model.layers.0.q"]],
         ),
         # A part with two prefixes says nothing about either.
         (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.experts import CONFIGS, FUSED
+from helpers.merging import rewrite
 from helpers.models import save_model
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
@@ -49,6 +50,19 @@ def test_what_no_format_holds_is_refused(tmp_path, model_dir, options, message):
         with pytest.raises(ArtifactError, match=message):
             export([tmp_path / "adapter"], settings(tmp_path, to=to))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["gguf", "mlx"])
+def test_two_names_of_one_head_are_refused(tmp_path, to):
+    base = save_model(tmp_path / "base", "qwen2")
+    path = tmp_path / "adapter"
+    peft_adapter(base, path, target_modules=["lm_head"])
+    rewrite(
+        path,
+        lambda ts: ts | {k.replace("lm_head", "model.lm_head"): t + 0 for k, t in ts.items()},
+    )
+    with pytest.raises(ArtifactError, match="lm_head' are two names of one module"):
+        export([path], settings(tmp_path, to=to))
 
 
 def test_fused_experts_are_refused(tmp_path):

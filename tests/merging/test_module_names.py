@@ -1,5 +1,6 @@
 """Adapters whose modules are named or stored differently."""
 
+import pytest
 import torch
 from helpers.adapters import IDS, logits_through_peft
 from helpers.merging import CONV1D, check_merge, rewrite, sum_of_folded_models, trained
@@ -8,6 +9,7 @@ from peft import PeftModel
 from transformers import AutoModel
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.errors import ArtifactError
 from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 
@@ -73,6 +75,25 @@ def test_adapters_of_the_bare_decoder_stay_so(tmp_path, model_dir):
                 model.state_dict()[name] += weight * (value - base[name])
         states.append(model(IDS).last_hidden_state.detach())
     torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_has_one_name(tmp_path, model_dir):
+    """Updates under two names would stay apart, and a model loads only one of them."""
+    paths = [trained(model_dir, tmp_path / str(s), s, target_modules=["lm_head"]) for s in (1, 2)]
+    expected = sum_of_folded_models(model_dir, paths, (0.6, 0.5))
+    rewrite(
+        paths[1], lambda ts: {k.replace("lm_head", "language_model.lm_head"): ts[k] for k in ts}
+    )
+    settings = MergeSettings(weights=(0.6, 0.5), out=tmp_path / "m")
+    merge(paths, settings)
+    found = logits_through_peft(model_dir, tmp_path / "m")
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+    rewrite(
+        paths[0],
+        lambda ts: ts | {f"base_model.model.language_model.{k[17:]}": t + 0 for k, t in ts.items()},
+    )
+    with pytest.raises(ArtifactError, match="lm_head' are two names of one module"):
+        merge(paths[:1], settings.model_copy(update={"weights": (1,)}), force=True)
 
 
 def test_transposed_layers_are_merged(tmp_path, gpt2_dir):
