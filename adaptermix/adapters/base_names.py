@@ -1,7 +1,7 @@
 """Names of base models: whether two of them mean the same model, or copies of one."""
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 _HUB_CACHE = re.compile(
     r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/(?P<commit>[^/]+)/*"
@@ -16,6 +16,7 @@ _GENERIC_WORDS = frozenset(
     v weights
     """.split()
 )
+_OWNERS = frozenset({"hf", "huggingface", "mlx"})  # those of them that are owners on the Hub
 _WORD = re.compile(r"[a-z]+|\d+|[^\W\d_a-z]+")
 # Parts at the end of names that state how a copy of a model is quantized or stored.
 _STORAGE = re.compile(
@@ -38,8 +39,13 @@ def is_one_base(one: str, other: str) -> bool | None:
     and snapshots in the Hub's cache by their Hub name. Folder names of general words and numbers,
     such as ``merged`` or ``checkpoint-200``, allow no conclusion. Copies of one model (``is_copy``)
     are the same model.
+
+    A name such as ``models/Qwen3-8B`` is that of a folder if the folder exists, or if its first
+    part is of general words; other names of two parts are Hub names.
     """
     if one.rstrip("/") == other.rstrip("/"):
+        return True
+    if _is_folder(one) and _is_folder(other) and Path(one).samefile(other):
         return True
     (owner, model), (owner2, model2) = _owner_and_model(one), _owner_and_model(other)
     if not model or not model2:
@@ -89,9 +95,23 @@ def _owner_and_model(name: str) -> tuple[str, str]:
     if cached := _HUB_CACHE.fullmatch(name):
         return cached["owner"].lower(), cached["model"].lower()
     *parents, last = PurePosixPath(name.replace("\\", "/").lower()).parts or ("",)
-    if len(parents) == 1 and not name.startswith((".", "/", "~")):
+    is_path = name.startswith((".", "/", "~")) or _is_folder(name)
+    if len(parents) == 1 and not is_path and not _is_of_folders(parents[0]):
         return parents[0], last
     return "", "" if _is_generic(last) else last
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long for a path
+        return False
+
+
+def _is_of_folders(part: str) -> bool:
+    """Whether the first part of a name, in lower case, is a folder's: ``saved_models``."""
+    words = [word for word in _WORD.findall(part) if not word.isdigit()]
+    return bool(words) and all(word in _GENERIC_WORDS - _OWNERS for word in words)
 
 
 def _is_generic(folder: str) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from adaptermix.adapters.base_names import (
     commit_of_snapshot,
+    has_owner,
     is_copy,
     is_one_base,
     is_quantized_name,
@@ -41,6 +42,36 @@ HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
 def test_names_of_bases_are_evidence_or_none(one, other, expected):
     assert is_one_base(one, other) is expected
     assert is_one_base(other, one) is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("models/base", "Qwen/Qwen3-8B", None),
+        ("models/Qwen3-8B", "Qwen/Qwen3-8B", True),
+        ("saved_models_2/Qwen3-4B", "Qwen/Qwen3-8B", False),
+        ("outputs/checkpoint-100", "outputs/checkpoint-200", None),
+        ("huggingface/CodeBERTa", "other/CodeBERTa", False),
+        ("1024/Qwen3-8B", "Qwen/Qwen3-8B", False),
+        ("work/base", "Qwen/Qwen3-8B", False),  # may be on the Hub
+    ],
+)
+def test_names_of_two_parts_may_be_folders(one, other, expected):
+    assert is_one_base(one, other) is expected
+    assert is_one_base(other, one) is expected
+    is_named = one.startswith(("huggingface", "1024", "work"))
+    assert has_owner(one) is is_named
+
+
+def test_names_of_folders_that_exist_are_no_hub_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("work/base", "Qwen/Qwen3-8B"):
+        (tmp_path / name).mkdir(parents=True)
+    assert is_one_base("work/base", "Qwen/Qwen3-4B") is None
+    assert is_one_base("work/base", str(tmp_path / "work" / "base")) is True
+    assert is_one_base("Qwen/Qwen3-8B", "other/Qwen3-8B") is True
+    assert not has_owner("work/base")
+    assert has_owner(f"work/{'b' * 300}")
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,8 @@ def test_a_name_on_the_hub_is_proof_of_another_base_and_a_folders_name_is_not(tm
     assert error.value.hint == "a hint"
     assert refuse_other_base(on("x/a"), "x/a", None, "") == []
     assert len(refuse_other_base(on("/models/a"), "y/b", None, "")) == 1
+    assert len(refuse_other_base(on("models/a"), "y/b", None, "")) == 1
+    assert refuse_other_base(on("models/base"), "y/b", None, "") == []
     (tmp_path / "b").mkdir()
     base = str(tmp_path / "b")
     (note,) = refuse_other_base(on("x/a"), base, "2", "")
