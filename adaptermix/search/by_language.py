@@ -17,6 +17,7 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.base_names import is_one_base, is_quantized_name
 from adaptermix.adapters.family import Route, Routes, family_hash, read_family
 from adaptermix.adapters.family_files import from_anywhere, serving, write_family
 from adaptermix.adapters.matching import notes_on_base
@@ -209,7 +210,18 @@ def _plan(
     """Plan a merge without the zero-weight adapters, as a search over the remaining ones would."""
     used = _used(weighting)
     weights = Weighting(tuple(weighting.weights[at] for at in used))
-    return plan_candidate(opened[used], [adapters[at] for at in used], weights, settings)
+    plan = plan_candidate(opened[used], [adapters[at] for at in used], weights, settings)
+    return replace(plan, base=_base_of(adapters))
+
+
+def _base_of(adapters: Sequence[Adapter]) -> str | None:
+    """Return the base model that all merges name, if an adapter names one.
+
+    With --ignore-base, that of a pair may not be the task adapter's, and a family has one base.
+    """
+    named = [adapter.base for adapter in adapters if adapter.base]
+    same = (base for base in named if is_one_base(base, named[0]))
+    return min(same, key=is_quantized_name, default=None)  # as in a merge
 
 
 def _rank(adapter: Adapter) -> int:
@@ -244,7 +256,7 @@ def _report(
         routes=Routes(
             default=inputs.name,
             routes={lang: _route(found, inputs.name) for lang, found in chosen.items()},
-            base=inputs.first.base or settings.model,
+            base=inputs.first.base or _base_of(inputs.adapters) or settings.model,
             base_fingerprint=inputs.systems.fingerprint,
             task=settings.task,
             metric=inputs.asked.task.metrics[0].name,

@@ -14,7 +14,7 @@ from helpers.families import (
     write_adapters,
     write_dev_data,
 )
-from helpers.merging import rewrite
+from helpers.merging import reconfigure, rewrite
 from helpers.updates import dense
 from typer.testing import CliRunner
 
@@ -423,6 +423,29 @@ def test_adapters_with_the_names_of_another_class_are_staged_with_the_bases_name
     assert report.decoded == 2 * 2
     task = read_family(tmp_path / "family").default
     assert adapter_hash(task) == adapter_hash(read_adapter(paths[0])), "it is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("bases", "expected"),
+    [
+        (("x/one-4bit", "y/two"), ("x/one-4bit", "x/one-4bit")),
+        (("x/one-4bit", "x/one"), ("x/one-4bit", "x/one")),
+        ((None, "y/two"), ("y/two", "y/two")),
+        ((None, None), (None, None)),
+    ],
+)
+def test_the_adapters_of_a_family_name_one_base(monkeypatch, tmp_path, model_dir, bases, expected):
+    """Otherwise it could not be read, which was found out after everything was decoded."""
+    data = write_dev_data(tmp_path / "data", examples=20, langs=("cy",))
+    paths = write_adapters(model_dir, tmp_path)
+    for path, base in zip(paths, bases, strict=True):
+        reconfigure(path, base_model_name_or_path=base)
+    use_known_effects(monkeypatch, paths[0], {"task": {"cy": 0.1}, "merge": {"cy": 0.9}})
+    changes = {"search": "0.7", "langs": ("cy",), "ignore_base": True}
+    search_by_language(paths, family_settings(model_dir, data, tmp_path / "family", **changes))
+    family = read_family(tmp_path / "family")
+    assert family.adapters["align-0.7"].base == expected[1]
+    assert family.content.base == (expected[0] or str(model_dir))
 
 
 @pytest.mark.parametrize("renamed", [(0, 1), (2,)])
