@@ -103,7 +103,8 @@ def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
             raise ConfigError(
                 f"--weight is for two adapters, not {adapters}", hint="give --weights W1,W2,..."
             )
-        return Weighting((settings.weight, 1 - settings.weight))
+        rest = round(1 - settings.weight, 12)  # 0.1, not 0.09999999999999998, as in a search
+        return Weighting((settings.weight, rest))
     weights = settings.weights or ()
     if len(weights) != adapters:
         raise ConfigError(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from adaptermix.errors import ConfigError
 from adaptermix.merging.weights import Rule, Weighting, read_weighting, read_weights
+from adaptermix.search.candidates import scalar_candidate
 from adaptermix.settings.merging import MergeSettings
 
 GOOD = "weights = [0.9, 0.1]\n"
@@ -71,6 +72,9 @@ def test_the_largest_numbers_are_weights(tmp_path):
 
 def test_the_settings_have_one_weight_for_two_or_all_or_a_file(tmp_path):
     assert read_weights(2, MergeSettings(weight=0.75)) == Weighting((0.75, 0.25))
+    for weight in (0.9, 0.7, 0.1):  # to the last digit, so that merges in float64 are equal too
+        searched = scalar_candidate(weight, 2).weighting
+        assert read_weights(2, MergeSettings(weight=weight)) == searched
     assert read_weights(3, MergeSettings(weights=(1, 2, -3))) == Weighting((1, 2, -3))
     (tmp_path / "weights.toml").write_text(GOOD)
     given = MergeSettings(weights_file=tmp_path / "weights.toml")
