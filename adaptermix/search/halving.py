@@ -24,6 +24,7 @@ from adaptermix.search.candidates import Candidate
 from adaptermix.tasks.metrics.metric import prepare
 from adaptermix.tasks.metrics.normalization import count_denormalized, note_on_denormalized
 from adaptermix.tasks.metrics.significance import (
+    DIGITS,
     Difference,
     Interval,
     Statistics,
@@ -140,8 +141,12 @@ class SuccessiveHalving:
             entry.statistics[at] = np.concatenate([entry.statistics[at], rows])
 
     def score(self, entry: Entry) -> float:
-        """Return the macro average over languages, on all examples the candidate has answered."""
-        return macro_score(entry.statistics, self.task.value)
+        """Return the macro average over languages, on all examples the candidate has answered.
+
+        It is rounded, because averages of the same numbers in another order differ by 1e-17, and
+        of equal scores the simpler candidate is preferred.
+        """
+        return round(macro_score(entry.statistics, self.task.value), DIGITS)
 
     def score_interval(self, entry: Entry) -> Interval:
         """Return the score with its bootstrap interval."""

@@ -21,7 +21,7 @@ from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.search import by_language
 from adaptermix.search.candidates import Candidate, first_candidates, scalar_candidate
-from adaptermix.search.halving import choose
+from adaptermix.search.halving import Entry, choose
 from adaptermix.search.learn import WeightedMerge, learn_weights
 from adaptermix.search.record import result_of
 from adaptermix.search.run import _between, _prepare, _run, _try, search
@@ -419,6 +419,20 @@ def test_of_equal_scores_the_simpler_candidate_stays_and_the_best_is_first(monke
         ranked = halving.run(order, exhaustive=True)
         assert len({halving.score(entry) for entry in ranked}) == 1
         assert ranked[0].candidate.name == "1"
+
+
+def test_scores_that_differ_by_rounding_are_equal(monkeypatch, tmp_path):
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1; languages that cancel leave 1e-17."""
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, {"0.9": 0.6, "1": 0.6})
+    by_name = {candidate.name: candidate for candidate in candidates}
+    f1 = [np.array([row]) for row in ([1, 18, 2], [1, 8, 2], [3, 14, 6])]
+    alone = Entry(by_name["1"], tmp_path, f1[::-1])
+    merge = Entry(by_name["0.9"], tmp_path, f1)
+    values = [halving.task.value(rows.sum(axis=0)) for rows in f1]
+    assert sum(values) != sum(values[::-1])
+    assert halving.score(alone) == halving.score(merge)
+    winner, tied, _ = choose(halving, [alone, merge], "best")
+    assert (winner, tied) == (alone, [merge])
 
 
 def test_of_equally_simple_candidates_that_with_the_best_score_is_chosen(monkeypatch, tmp_path):
