@@ -98,9 +98,12 @@ AUTO_STEP = 0.05
 def names_of(adapters: Sequence[Adapter]) -> list[str]:
     """Return the adapters' names; equal names are numbered."""
     names = [adapter.path.resolve().name.removesuffix(".safetensors") for adapter in adapters]
-    return [
-        name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)
+    numbered = [f"{name} ({at})" for at, name in enumerate(names, 1)]
+    found = [
+        name if names.count(name) == 1 else other
+        for name, other in zip(names, numbered, strict=True)
     ]
+    return found if len({*found}) == len(found) else numbered  # one is named like "task (1)"
 
 
 def first_candidates(names: Sequence[str], settings: SearchSettings) -> list[Candidate]:
@@ -144,7 +147,12 @@ def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Ca
 def folder_names(names: Sequence[str]) -> list[str]:
     """Return unique folder names for vLLM and shells, with no punctuation except ``_ . + -``."""
     plain = [re.sub(r"[^\w.+-]+", "_", name).lstrip(".-") or "adapter" for name in names]
-    return [name if name not in plain[:at] else f"{name}_{at + 1}" for at, name in enumerate(plain)]
+    found: list[str] = []
+    for at, name in enumerate(plain, 1):
+        while name in found:
+            name = f"{name}_{at}"
+        found.append(name)
+    return found
 
 
 def _read_grid(text: str, adapters: int, least: int = 2) -> list[Candidate]:

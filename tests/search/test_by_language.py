@@ -269,6 +269,7 @@ def test_one_point_is_a_grid_where_the_task_adapter_competes():
 def test_names_of_folders_are_plain_and_differ():
     names = folder_names(["task", "a b=c,d-0.7", "a b=c;d-0.7", "../x"])
     assert names == ["task", "a_b_c_d-0.7", "a_b_c_d-0.7_3", "_x"]
+    assert folder_names(["a", "a", "a_2"]) == ["a", "a_2", "a_2_3"]
 
 
 def test_a_choice_that_ends_early_leaves_nothing_and_goes_on(monkeypatch, tmp_path, model_dir):

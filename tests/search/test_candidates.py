@@ -1,5 +1,7 @@
 """Candidates of a search: their weights, names and order."""
 
+from types import SimpleNamespace
+
 import pytest
 from helpers.adapters import peft_adapter
 
@@ -124,3 +126,15 @@ def test_groups_hold_the_layers_that_the_adapters_have(tmp_path, model_dir, laye
         assert max(sizes) - min(sizes) <= 1
     with pytest.raises(ConfigError, match=rf"have only {len(layers)} layers?$"):
         layer_groups(plan, len(layers) + 1)
+
+
+def test_adapters_of_one_name_are_numbered(tmp_path):
+    """Two candidates of one name would be one candidate, with the answers of the first."""
+
+    def named(*paths):
+        return names_of([SimpleNamespace(path=tmp_path / path) for path in paths])
+
+    assert named("a/task", "align.safetensors") == ["task", "align"]
+    assert named("a/task", "b/task", "align") == ["task (1)", "task (2)", "align"]
+    same = named("a/task", "b/task", "task (1)")
+    assert same == ["task (1)", "task (2)", "task (1) (3)"]
