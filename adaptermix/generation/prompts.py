@@ -36,6 +36,7 @@ _ANSWERED = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
 # Variables with which templates turn reasoning off.
 _REASONING = ("enable_thinking", "thinking")
 _REASONS = re.compile("think|thought|reason|analysis", re.IGNORECASE)
+_PLAIN_TEMPLATE = "name a template for plain conversations: --chat-template FILE"
 # Variables that transformers sets to None, and templates for tools and for retrieval may rely on.
 _OPTIONAL = ("tools", "documents")
 
@@ -240,7 +241,7 @@ class PromptEncoder:
                 raise ArtifactError(
                     f"{self._place}: the chat template needs the variable '{variable}', which "
                     f"prompts do not have: {first_line(error)}",
-                    hint="name a template for plain conversations: --chat-template FILE",
+                    hint=_PLAIN_TEMPLATE,
                 ) from error
             raise DataError(
                 f"the model's chat template rejects the messages: {first_line(error)}"
@@ -323,16 +324,19 @@ class PromptEncoder:
             asked = self._prompt()
             _, answer, tail = self._answered().rpartition(_ANSWER)
         except DataError as error:
-            raise ArtifactError(f"{self._place}: {error.message}") from error
+            raise ArtifactError(f"{self._place}: {error.message}", hint=_PLAIN_TEMPLATE) from error
         if _USER not in asked:
-            raise ArtifactError(f"{self._place}: the chat template drops the user's message")
+            raise ArtifactError(
+                f"{self._place}: the chat template drops the user's message", hint=_PLAIN_TEMPLATE
+            )
         return tail.strip() if answer else ""
 
     def _find_opening(self) -> tuple[str, str]:
         """Return the end of a prompt that an answer does not follow, and what does precede it.
 
         Both are empty if the template writes the same, except for whitespace, in prompts and before
-        answers.
+        answers. They are also empty if a prompt ends with what a variable of the template wrote to
+        turn reasoning off (Gemma 4, Hunyuan): without it, the model would reason.
         """
         asked = self._prompt()
         before, answer, _ = self._answered().rpartition(_ANSWER)
@@ -341,6 +345,8 @@ class PromptEncoder:
         if not answer or _USER not in common or dropped.split() == opening.split():
             return "", ""
         if dropped.strip() and not _REASONS.search(dropped):  # the template forgets the role
+            return "", ""
+        if not self._prompt(may_reason=True).endswith(dropped):  # it turns reasoning off
             return "", ""
         return dropped, opening
 

@@ -217,6 +217,17 @@ def test_prompts_end_as_before_an_answer_without_reasoning(kind):
     assert "without reasoning" in note
 
 
+def test_what_turns_reasoning_off_stays_in_prompts():
+    ends = "<think></think>"
+    switch = "{% if not enable_thinking|default(true) %}" + ends + "{% endif %}"
+    encoder = encoder_of(LOOP + TURN + "{% endfor %}" + ASKED + switch + "{% endif %}")
+    prompt = "<|bos|><|user|>wake me<|end|><|assistant|>"
+    assert encoder.prompt_text(MESSAGES[1:]) == prompt + ends
+    assert encoder.prompt_text(MESSAGES[1:], may_reason=True) == prompt
+    (note,) = encoder.notes
+    assert "without reasoning" in note
+
+
 def test_a_template_that_writes_no_role_before_an_answer_is_given_it():
     encoder = encoder_of(LOOP + TURN + "{% endfor %}")
     prompt = "<|bos|><|user|>wake me<|end|><|assistant|>"
