@@ -32,6 +32,11 @@ _APART = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
 }
+# Names of the fused parameters in files, if they differ: of Granite and Aria.
+_STACKED = {
+    "gate_up_proj": (".input_linear.weight", ".experts.fc1.weight"),
+    "down_proj": (".output_linear.weight", ".experts.fc2.weight"),
+}
 # Model types with experts as [experts in out]; a test compares them with transformers.
 TRANSPOSED = ("aria_text", "gpt_oss", "openai_privacy_filter")
 
@@ -226,8 +231,10 @@ def places_of(module: str, rows: int, names: Collection[str]) -> list[Place]:
         names: Names of the files' weights, with all experts in one tensor or separate.
     """
     owner, expert, parameter = module.rsplit(".", 2)
-    if f"{owner}.{parameter}" in names:
-        return [Place(f"{owner}.{parameter}", slice(0, rows), int(expert))]
+    block = owner.removesuffix(".experts")
+    for stacked in (f"{owner}.{parameter}", *(block + s for s in _STACKED.get(parameter, ()))):
+        if stacked in names:
+            return [Place(stacked, slice(0, rows), int(expert))]
     for parts in _APART.get(parameter, ()):
         for place in (owner, owner.replace(".mlp.", ".block_sparse_moe.")):  # as in Mixtral's files
             weights = [f"{place}.{expert}.{part}.weight" for part in parts]

@@ -22,6 +22,7 @@ from adaptermix.adapters.names import (
     has_modes,
     is_expert,
     names_in_models,
+    renamed_cores,
 )
 from adaptermix.errors import ArtifactError
 
@@ -377,8 +378,7 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
 
     def rename(name: str) -> str:
         for end in ("", ".weight"):
-            own = core(name + end)
-            for place in (own, own.replace(".mlp.", ".block_sparse_moe.")):  # Mixtral's files
+            for place in renamed_cores(name + end):
                 if found := known.get(place):
                     return found.removesuffix(end)
         if name in adapter.factors and (adapter.factors[name].experts > 1 or is_expert(name)):

@@ -62,10 +62,22 @@ EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "
 # The decoder's prefix with a vision tower: in memory, and in files of transformers 4 and vLLM.
 _MULTIMODAL = ("model.language_model.", "language_model.model.")
 _HEADS = ("lm_head", "embed_out", "score")  # outside the decoder, whatever its prefix
+_NEOX_HEADS = ("embed_out", "lm_head")  # in transformers 4, and in 5
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, WRAPPERS))})")
 _UNKNOWN_WRAPPER = re.compile(r"(?:^|.*\.)_[^.]*\.|.*base_model\.model\.")
 _CLASS_PREFIX = re.compile(
     rf"(?:model\.){{0,2}}(?:language_model\.)?(?:(?:{'|'.join(BASE_PREFIXES)})\.)?"
+)
+# Parts of names in memory, and what they are in a model's files, if transformers renames them.
+_IN_FILES = (
+    ("lm_head.", "embed_out."),  # GPT-NeoX
+    (".mlp.", ".block_sparse_moe."),  # Mixtral, MiniMax
+    (".mlp.router.", ".block_sparse_moe.gate."),  # Phi MoE
+    (".router.", ".router.layer."),  # Granite MoE
+    (".mlp.gate.", ".mlp.router.gate."),  # Hunyuan 3
+    (".mlp.shared_experts.", ".mlp.shared_mlp."),  # Hunyuan 3
+    (".mlp.shared_experts.", ".mlp.shared_expert."),  # Laguna
+    (".self_attn.forget_gate.", ".self_attn."),  # Kimi Linear
 )
 # Tinker's name of the LM head, which it places inside the decoder.
 _TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.")
@@ -146,6 +158,13 @@ def names_in_models(name: str) -> list[str]:
     return [name, *(other + rest for other in forms if prefix in forms and other != prefix)]
 
 
+def renamed_cores(weight: str) -> list[str]:
+    """Return the cores that a weight may have in files or in memory: its own, and other names."""
+    own = core(weight)
+    pairs = [*_IN_FILES, *((files, memory) for memory, files in _IN_FILES)]
+    return [own, *(own.replace(old, new) for old, new in pairs if old in own)]
+
+
 def has_modes(name: str) -> bool:
     """Whether a module's name shows that its model has other modalities besides text."""
     return _split(name)[0] in _MULTIMODAL
@@ -176,8 +195,12 @@ def common_names(sets: Sequence[Sequence[str]]) -> list[Callable[[str], str]]:
     are any. Of two prefixes of equal length, ``model.language_model.``, which transformers 5 uses
     in memory, is preferred. Heads such as ``lm_head``, if they differ or blocks are renamed, get
     the prefix that they have beside the blocks: ``language_model.`` beside
-    ``language_model.model.layers``, or else none.
+    ``language_model.model.layers``, or else none. GPT-NeoX's head ``embed_out`` is ``lm_head`` in
+    transformers 5, and becomes it if a set has that name.
     """
+    sets = [list(names) for names in sets]
+    found = [{core(name).partition(".")[0] for name in names} & {*_NEOX_HEADS} for names in sets]
+    is_mixed = len(set().union(*found)) == 2 and not any(len(heads) == 2 for heads in found)
     own = [_prefixes(names) for names in sets]
     best: dict[str, str] = {}  # of parts with blocks
     outside: dict[str, str] = {}
@@ -194,7 +217,8 @@ def common_names(sets: Sequence[Sequence[str]]) -> list[Callable[[str], str]]:
         if is_renamed or len({p for p, rest in names if rest.partition(".")[0] == part}) > 1
     }
     outside = {part: prefix for part, prefix in outside.items() if part not in _HEADS}
-    return [_renaming(prefixes, blocks, best, outside, heads) for prefixes, blocks in own]
+    renamed = [_renaming(prefixes, blocks, best, outside, heads) for prefixes, blocks in own]
+    return [_with_head(rename, *_NEOX_HEADS) for rename in renamed] if is_mixed else renamed
 
 
 def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -229,6 +253,17 @@ def _renaming(
         return targets.get(rest.partition(".")[0], prefix) + rest
 
     return rename
+
+
+def _with_head(rename: Callable[[str], str], head: str, new: str) -> Callable[[str], str]:
+    """Extend a renaming function: one head gets the name of another."""
+
+    def with_head(name: str) -> str:
+        prefix, rest = _split(rename(name))
+        is_head = rest.partition(".")[0] == head
+        return prefix + (new + rest.removeprefix(head) if is_head else rest)
+
+    return with_head
 
 
 def check_prefixes(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.experts import (
+    FUSED,
     IDS,
     WIDE,
     folded_by_peft,
@@ -69,6 +70,28 @@ def test_a_merge_is_the_weighted_sum_of_what_peft_adds(base, tmp_path, options):
     folded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "into").state_dict()
     for name, weight in folded.items():
         torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+# Models whose experts and routers have other names in their files than in memory.
+RENAMED = {
+    "granitemoe": ("block_sparse_moe", "block_sparse_moe.input_linear.weight"),
+    "aria_text": ("mlp", "mlp.experts.fc1.weight"),
+    "phimoe": ("mlp", "block_sparse_moe.gate.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", RENAMED)
+def test_experts_and_routers_are_folded_under_the_names_of_the_files(tmp_path, kind):
+    base = save_experts(tmp_path / "base", kind)
+    block, in_files = RENAMED[kind]
+    assert f"model.layers.0.{in_files}" in load_file(base / "model.safetensors")
+    targets = [f"{block}.router.weight", *(name.replace("mlp", block) for name in FUSED)]
+    targets = {"target_parameters": targets[kind == "aria_text" :]}
+    paths = [fused_adapter(base, tmp_path / str(at), at, **targets) for at in range(2)]
+    expected = logits_of(folded_by_peft(base, paths, (0.7, -0.4)), base)
+    out = tmp_path / "model"
+    merge_into(paths, MergeSettings(weights=(0.7, -0.4), into=str(base), out=out))
+    assert (logits_with(out) - expected).abs().max() < 1e-4
 
 
 def test_a_merge_has_one_rank_and_pefts_names(base, tmp_path):

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import ModuleTensors, UpdateSpec
@@ -208,6 +210,36 @@ def test_names_of_the_base_model_are_taken_over():
     assert with_names_of(same, {f"{names[0]}.weight": (4, 4)}) is same
     only_saved = with_names_of(adapter("x.0.q", saved=saved[:1]), {files[2]: (4, 4)})
     assert list(only_saved.saved) == [files[2]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "files"),
+    [
+        ("GPTNeoXForCausalLM", "lm_head", "embed_out"),
+        ("hy_v3", "model.layers.0.mlp.gate", "model.layers.0.mlp.router.gate"),
+        ("hy_v3", "model.layers.0.mlp.shared_experts.q", "model.layers.0.mlp.shared_mlp.q"),
+        ("kimi_linear", "model.layers.0.self_attn.forget_gate.f_a_proj", ""),
+        ("laguna", "model.layers.0.mlp.shared_experts.q", "model.layers.0.mlp.shared_expert.q"),
+    ],
+)
+def test_names_in_files_and_in_memory_are_those_of_transformers(kind, memory, files):
+    files = files or memory.replace("forget_gate.", "")
+    renamings = get_checkpoint_conversion_mapping(kind)
+    renamed = rename_source_key(
+        f"{files}.weight", [r for r in renamings if isinstance(r, WeightRenaming)], []
+    )
+    assert renamed[0] == f"{memory}.weight"
+    for own, there in ((memory, files), (files, memory)):
+        assert with_names_of(adapter(own), {f"{there}.weight": (4, 4)}).modules == [there]
+
+
+def test_an_old_and_a_new_name_of_a_head_are_one():
+    block = "gpt_neox.layers.0.attention.dense"
+    old, new = adapter(block, "embed_out", saved=["embed_out.bias"]), adapter(block, "lm_head")
+    both = with_common_names([old, new])
+    assert [each.modules for each in both] == [[block, "lm_head"]] * 2
+    assert [*both[0].saved] == ["lm_head.bias"]
+    assert with_common_names([old, old]) == [old, old]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
+    AriaTextConfig,
     AutoModelForCausalLM,
     GptOssConfig,
+    GraniteMoeConfig,
     MixtralConfig,
+    PhimoeConfig,
     Qwen3MoeConfig,
 )
 
@@ -26,6 +29,17 @@ CONFIGS = {
     ),
     "mixtral": lambda: MixtralConfig(**SHAPE, intermediate_size=48, num_local_experts=4),
     # Its experts are square in one projection, [experts in out] in both.
+    "granitemoe": lambda: GraniteMoeConfig(
+        **{key: value for key, value in SHAPE.items() if key != "head_dim"},
+        intermediate_size=12,
+        num_local_experts=4,
+    ),
+    "aria_text": lambda: AriaTextConfig(**SHAPE, intermediate_size=12, moe_num_experts=4),
+    "phimoe": lambda: PhimoeConfig(
+        **{key: value for key, value in SHAPE.items() if key != "head_dim"},
+        intermediate_size=12,
+        num_local_experts=4,
+    ),
     "gpt_oss": lambda: GptOssConfig(**SHAPE, intermediate_size=16, num_local_experts=4),
 }
 FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

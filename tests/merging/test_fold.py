@@ -10,7 +10,14 @@ from helpers.merging import ATTENTION, CONV1D, check_fold, our_deltas, reconfigu
 from helpers.models import save_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+)
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
@@ -90,6 +97,17 @@ def test_each_layer_is_folded_as_it_is_stored(tmp_path, targets):
     path = trained(base, tmp_path / "a", 1, target_modules=targets)
     assert read_adapter(path).config["fan_in_fan_out"] is False
     check_fold(tmp_path, base, [path, path], (0.7, 0.5))
+
+
+def test_a_head_is_folded_under_its_name_in_the_files(tmp_path):
+    base = tmp_path / "base"
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = GPTNeoXConfig(**shape, vocab_size=64, num_attention_heads=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    assert "embed_out.weight" in load_file(base / "model.safetensors")
+    targets = {"target_modules": ["query_key_value", "lm_head"]}
+    paths = [trained(base, tmp_path / str(seed), seed, **targets) for seed in (1, 2)]
+    check_fold(tmp_path, base, paths, (0.7, 0.5))
 
 
 def test_an_orientation_that_no_layer_of_the_class_has_is_ignored(tmp_path, model_dir):
