@@ -363,7 +363,8 @@ def check_part_names(first: Sequence[str], second: Sequence[str], paths: tuple[s
     """Check that two sets of modules do not have different names for one part of a block.
 
     Meta's and Mistral's own files have ``attention.wq`` for ``self_attn.q_proj``, and Mixtral in
-    transformers 4 has ``block_sparse_moe`` for ``mlp``. Half of a merge would have no effect.
+    transformers 4 has ``block_sparse_moe`` for ``mlp``. A wrapper of a block has a name before the
+    part: ``layers.0.inner.mlp``. Half of a merge would have no effect.
 
     Raises:
         ArtifactError: They have; the message names one module of each.
@@ -372,17 +373,20 @@ def check_part_names(first: Sequence[str], second: Sequence[str], paths: tuple[s
         {found.groups(): m for m in ms if (found := _IN_BLOCK.match(core(m)))}
         for ms in (first, second)
     )
-    for block, part in one:
-        for group in _PART_NAMES:
-            theirs = [name for name in group if (block, name) in other]
-            own = [name for name in group if (block, name) in one]
-            if part in group and theirs and not set(own) & set(theirs):
-                raise ArtifactError(
-                    f"{paths[0]} names the modules of a block like '{one[block, part]}', and "
-                    f"{paths[1]} like '{other[block, theirs[0]]}'",
-                    hint="these are names of different programs or versions for one model; rename "
-                    "the tensors and target_modules of one adapter, or train it again",
-                )
+    for own, others, (path, owner) in ((one, other, paths), (other, one, paths[::-1])):
+        for (block, part), module in own.items():
+            inner = core(module).removeprefix(f"{block}.{part}.").partition(".")[0]
+            groups = [group for group in _PART_NAMES if part in group]
+            for group in (*groups, (part, inner)):
+                theirs = [name for name in group if (block, name) in others]
+                if theirs and not any((block, name) in own for name in theirs):
+                    raise ArtifactError(
+                        f"{path} names the modules of a block like '{module}', and {owner} like "
+                        f"'{others[block, theirs[0]]}'",
+                        hint="these are names of different programs or versions for one model, or "
+                        "of a wrapper; rename the tensors and target_modules of one adapter, or "
+                        "train it again",
+                    )
 
 
 def unknown_start(names: Iterable[str]) -> str | None:

@@ -307,6 +307,27 @@ def test_a_part_of_a_block_has_one_name(one, other, is_refused):
             check_part_names(first, second, PATHS)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_refused"),
+    [
+        (["layers.0.inner.mlp.x"], ["model.layers.0.mlp.y", "model.layers.0.attn.y"], True),
+        (["layers.0.inner.mlp.x"], ["layers.1.mlp.x"], False),
+        (["layers.0.mlp.shared.x"], ["layers.0.mlp.x"], False),
+        (["layers.0.shared.attn.x", "layers.0.attn.x"], ["layers.0.attn.x"], False),
+        (["layers.0.shared.attn.x"], ["layers.0.shared.attn.x", "layers.0.attn.x"], False),
+    ],
+)
+def test_a_wrapper_of_a_block_is_refused(one, other, is_refused):
+    for first, second in ((one, other), (other, one)):
+        if is_refused:
+            with pytest.raises(
+                ArtifactError, match=r"names .* like 'layers\.0\.inner\.mlp\.x', and"
+            ):
+                check_part_names(first, second, PATHS)
+        else:
+            check_part_names(first, second, PATHS)
+
+
 def test_a_block_of_an_unknown_model_is_found():
     known = ["model.layers.0.q", "h.0.q", "lm_head", "own.head"]
     assert unknown_start(known) is None
