@@ -166,8 +166,12 @@ def renamed_cores(weight: str) -> list[str]:
 
 
 def has_modes(name: str) -> bool:
-    """Whether a module's name shows that its model has other modalities besides text."""
-    return _split(name)[0] in _MULTIMODAL
+    """Whether a module's name shows that its model has other modalities besides text.
+
+    In Idefics, SmolVLM and Emu3, the language model is called ``text_model``.
+    """
+    prefix, rest = _split(name)
+    return prefix in _MULTIMODAL or rest.startswith("text_model.")
 
 
 def fits_text_alone(modules: Sequence[str]) -> bool:

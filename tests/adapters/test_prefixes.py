@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from adaptermix.adapters.format import UpdateSpec, describe_config
 from adaptermix.adapters.names import (
     PREFIX,
     WRAPPERS,
@@ -76,6 +78,16 @@ def test_a_module_has_a_name_in_every_class_of_its_model(prefix, others):
     assert has_modes(prefix + BLOCK) is (
         prefix in ("model.language_model.", "language_model.model.")
     )
+
+
+def test_names_of_a_text_model_show_that_there_are_others():
+    assert has_modes(f"model.text_model.{BLOCK}")
+    names = [
+        f"model.text_model.layers.{at}.self_attn.{kind}_proj" for at in (0, 1) for kind in "qv"
+    ]
+    specs = dict.fromkeys(names, UpdateSpec(4, 4, 2, 1.0, np.dtype(np.float32)))
+    # Their last parts alone would add a LoRA to the vision model as well.
+    assert describe_config(specs, None, all_layers=True)["target_modules"] == sorted(names)
 
 
 def renamed(*sets):
