@@ -44,6 +44,7 @@ _CONVERT = (
     "path_initial_model_for_weight_conversion"
 )
 _LOFTQ = "load it with PEFT on the quantized base model that was saved with it"
+_ALPHA = "write the alpha of the training: verl's model merger does not know it, and writes 0"
 _PLAIN_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -58,7 +59,7 @@ def read_config(
     if CONFIG_KEY in metadata:
         text, origin, place = metadata[CONFIG_KEY], weights, f"the header of {weights}"
     elif config_path.is_file():
-        text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
+        text, origin = config_path.read_text(encoding="utf-8-sig", errors="replace"), config_path
         place = str(config_path)
     elif rank is not None and alpha is not None:
         return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, FROM_OPTIONS
@@ -129,7 +130,10 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
             if not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
                 number = "whole number" if key == "r" else "number"
                 where = f"'{name}'" if name == key else f"'{name}' in {pattern}"
-                raise ArtifactError(f"{origin}: {where} is not a positive {number}")
+                raise ArtifactError(
+                    f"{origin}: {where} is not a positive {number}",
+                    hint=_ALPHA if key == "lora_alpha" and value == 0 else None,
+                )
         for name in overrides:
             _check_pattern(origin, pattern, name, as_suffix(name))
 

@@ -251,7 +251,7 @@ def as_peft(
 def _read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object, or an empty one if it cannot be read; ``read_config`` reports that."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        found = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

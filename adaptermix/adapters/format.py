@@ -123,7 +123,10 @@ def sort_tensors(
             elif copy["kind"] == "modules_to_save":  # the other copy is the base model's weight
                 saved.setdefault(short.replace(copy[0], "."), name)
         else:
-            raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
+            raise ArtifactError(
+                f"{weights}: tensor '{name}' is not a LoRA factor of a module",
+                hint=_hint_of_tensor(short),
+            )
     _check_complete(weights, parts, saved, config)
     _check_biases(weights, parts, config)
     return {
@@ -132,6 +135,17 @@ def sort_tensors(
         )
         for module in sorted(parts, key=layer_then_name)
     }, saved
+
+
+def _hint_of_tensor(name: str) -> str | None:
+    if ".lora_magnitude_vector" in name:
+        return "the adapter is a DoRA, whose config lacks use_dora"
+    if ".lora_" not in name and name.endswith((".weight", ".bias")):
+        return (
+            "if it is a frozen weight of the base model, save the adapter without it, with PEFT's "
+            "save_pretrained"
+        )
+    return None
 
 
 def split_parameters(

@@ -73,7 +73,11 @@ def _not_there(
     anywhere = "|".join(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", name, count=1) for name in names)
     found = next((n for n in shapes if re.fullmatch(rf"(?:{anywhere})\.weight", n)), None)
     if found is None or layer_of(module) not in {*map(layer_of, shapes)}:
-        return ArtifactError(message)
+        hint = (
+            "the adapter was trained on another base model, or its tensors have an unknown prefix; "
+            "otherwise, merge it with PEFT's merge_and_unload"
+        )
+        return ArtifactError(message, hint=hint)
     return ArtifactError(
         f"{message}; it has '{found.removesuffix('.weight')}'",
         hint="if the blocks of this model share one weight, as those of Zamba do, the updates of "

@@ -146,8 +146,9 @@ def test_the_block_that_shares_its_weight_is_named_if_the_model_has_the_layer():
     with pytest.raises(ArtifactError, match=rf"no linear layer '{q}'; it has '{shared}'$"):
         check_fits(updating({q: spec(4, 4)}), shapes, "base")
     for missing in ("model.layers.2.shared.q", "model.layers.3.other.q", "score"):
-        with pytest.raises(ArtifactError, match=rf"has no linear layer '{missing}'$"):
+        with pytest.raises(ArtifactError, match=rf"has no linear layer '{missing}'$") as caught:
             check_fits(updating({missing: spec(4, 4)}), shapes, "base")
+        assert "another base model" in str(caught.value.hint)
     # The first number is the block's; another one, of a part of the layer, stays.
     shapes = {"model.layers.3.norm.weight": (4,), "model.layers.1.parts.5.q.weight": (4, 4)}
     with pytest.raises(ArtifactError, match=r"parts\.0\.q'$"):

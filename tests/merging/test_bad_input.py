@@ -1,5 +1,7 @@
 """Bad adapters, outputs and weights of a merge: one clear error, and nothing half-written."""
 
+import codecs
+import json
 import math
 from pathlib import Path
 
@@ -65,6 +67,35 @@ def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
         with pytest.raises(ArtifactError, match=message):
             merge(two, MergeSettings(weights=weights, method=method, out=tmp_path / "m"))
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("tensor", "hint"),
+    [
+        ("model.layers.0.input_layernorm.weight", "frozen weight of the base model"),
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", "frozen weight of the base model"),
+        ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", "lacks use_dora"),
+    ],
+)
+def test_other_tensors_are_told_for_what_they_are(tmp_path, two, tensor, hint):
+    rewrite(two[1], lambda tensors: tensors | {f"base_model.model.{tensor}": torch.ones(64)})
+    with pytest.raises(ArtifactError, match="is not a LoRA factor") as caught:
+        read_adapter(two[1])
+    assert hint in str(caught.value.hint)
+
+
+def test_an_alpha_of_zero_is_known_from_verl(two):
+    reconfigure(two[0], lora_alpha=0)
+    with pytest.raises(ArtifactError, match="'lora_alpha' is not a positive number") as caught:
+        read_adapter(two[0])
+    assert "verl" in str(caught.value.hint)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path, two):
+    config = two[0] / "adapter_config.json"
+    config.write_bytes(codecs.BOM_UTF8 + config.read_bytes())
+    merge(two[:1], MergeSettings(weights=(1.0,), out=tmp_path / "m"))
+    json.loads((tmp_path / "m" / "adapter_config.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
