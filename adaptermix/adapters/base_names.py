@@ -94,6 +94,7 @@ def _owner_and_model(name: str) -> tuple[str, str]:
     """Return owner and model in lower case; empty owner for folders, empty model if generic."""
     if cached := _HUB_CACHE.fullmatch(name):
         return cached["owner"].lower(), cached["model"].lower()
+    name = name.replace("___", ".")  # in the names of ModelScope's cache
     *parents, last = PurePosixPath(name.replace("\\", "/").lower()).parts or ("",)
     is_path = name.startswith((".", "/", "~")) or _is_folder(name)
     if len(parents) == 1 and not is_path and not _is_of_folders(parents[0]):

@@ -33,6 +33,7 @@ HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
         ("Qwen/Qwen3-8B", "/Qwen3-8B", True),
         ("Qwen/Qwen3-8B", "~/Qwen3-8B", True),
         ("Qwen/Qwen3-8B", r"C:\models\Qwen3-8B", True),
+        ("Qwen/Qwen2.5-7B", "/root/.cache/modelscope/hub/models/Qwen/Qwen2___5-7B", True),
         ("Qwen/Qwen3-8B", "./", None),
         ("~/a", "~/b", False),
         ("Qwen/merged", "other/merged", False),  # on the Hub, it is a name like others
