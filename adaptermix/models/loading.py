@@ -352,7 +352,11 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
 def load_class(
     kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
 ) -> "PreTrainedModel":
-    """Load a model of a class with the precision and CPU threads of the settings."""
+    """Load a model of a class with the precision and CPU threads of the settings.
+
+    Raises:
+        ArtifactError: The files cannot be read, or two tokens cannot go through the model.
+    """
     import torch
     from transformers.utils import logging
 
@@ -382,9 +386,12 @@ def load_class(
         raise ArtifactError(
             f"{folder}: the weight '{missing[0]}' is missing from its files", hint=AGAIN
         )
-    if quantized or shards_model():  # on the GPU already, or sharded there later
+    if shards_model():  # on the GPUs later
         return model
-    model.to(_device())  # type: ignore[arg-type]
+    if not quantized:  # else on the GPU already
+        model.to(_device())  # type: ignore[arg-type]
+    with opening(f"{folder}: the model does not run", "check its config.json"), torch.no_grad():
+        model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
     return model
 
 

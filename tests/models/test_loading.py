@@ -19,6 +19,7 @@ from transformers import (
     BertLMHeadModel,
     ByT5Tokenizer,
     Emu3TextConfig,
+    LlamaConfig,
 )
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
@@ -82,6 +83,23 @@ def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
     assert len(lower.layers) == 2
     assert not any("lm_head" in name for name, _ in lower.named_parameters())
     assert lower.num_parameters() < whole.num_parameters()
+
+
+@pytest.mark.parametrize("load", [load_model, load_lower_blocks])
+def test_a_model_whose_config_contradicts_itself_is_refused(tmp_path, load):
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="the model does not run: ") as raised:
+        load(tmp_path, SETTINGS)
+    assert raised.value.hint == "check its config.json"
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is here")
